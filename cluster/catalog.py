@@ -1,0 +1,379 @@
+"""`ToolSpec` and its kin, and `Catalog`: an immutable, numbered snapshot of what is offered.
+
+A catalog is what gateways answer from. Same entries, same order, same bytes, on every replica: all
+lists are sorted by name, and what a client reads is made from the entry alone. Nothing here knows
+HTTP, Ray or who is listening; `registry.py` makes catalogs, gateways hold them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any, Literal
+
+import msgspec
+import semver
+
+from thornback.cluster.principals import Caller, PrincipalBook, PrincipalEntry
+
+Space = Literal["tools", "prompts", "resources", "templates", "pools", "principals"]
+"""The kinds of entry a catalog holds; also the first half of an entry's key in the journal."""
+
+
+class Annotations(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Hints to clients (2026-07-28, server/tools, "ToolAnnotations"); None says nothing."""
+
+    read_only: bool | None = None
+    destructive: bool | None = None
+    idempotent: bool | None = None
+    open_world: bool | None = None
+
+
+class AccessPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who may use an entry, beside what each principal's own patterns say."""
+
+    principals: tuple[str, ...] = ("*",)
+    """Shell patterns of principal names; `tag:PATTERN` matches a principal's tags."""
+
+    def admits(self, caller: Caller) -> bool:
+        who = caller.principal
+        return any(
+            any(fnmatchcase(tag, pattern.removeprefix("tag:")) for tag in who.tags)
+            if pattern.startswith("tag:")
+            else fnmatchcase(who.name, pattern)
+            for pattern in self.principals
+        )
+
+
+class CallPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the engine treats calls of a tool."""
+
+    timeout_s: float = 30.0
+    """Seconds from admission to the answer, waiting for a replica included."""
+    max_attempts: int = 2
+    """How often a call may be sent, where it is safe to repeat: idempotent or read-only tools."""
+    max_result_bytes: int = 4 * 1024 * 1024
+    """Largest result, in bytes of JSON; a larger one is an error that says so."""
+
+
+class Lifecycle(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a version stands between its first day and its last."""
+
+    state: Literal["active", "deprecated", "retired"] = "active"
+    sunset: str | None = None
+    """ISO 8601 date after which the version may be retired."""
+    successor: str | None = None
+    """Tool (and version) to use instead."""
+
+
+class ToolSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One version of one tool: everything a gateway must know to offer and route it."""
+
+    name: str
+    """1 to 64 of `[a-zA-Z0-9_-]`: what every model provider accepts."""
+    version: str
+    """Semantic version."""
+    description: str
+    title: str | None = None
+    signature: str = ""
+    """The Python signature, for people."""
+    module: str = ""
+    """Dotted name of the module that declares the tool."""
+    input_schema: msgspec.Raw
+    """JSON Schema 2020-12 with `type: object` on top, byte for byte as it is published."""
+    output_schema: msgspec.Raw | None = None
+    annotations: Annotations = Annotations()
+    access: AccessPolicy = AccessPolicy()
+    call: CallPolicy = CallPolicy()
+    pool: str
+    """Name of the pool that runs this version."""
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    visibility: Literal["listed", "unlisted"] = "listed"
+    """An unlisted tool can be called by those who may and is in no list."""
+    lifecycle: Lifecycle = Lifecycle()
+    content_hash: str = ""
+    """`content_hash_of` this spec: what hosts compare with what they imported."""
+
+    @property
+    def key(self) -> str:
+        """The entry's key in the journal."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether running a call twice is as good as once."""
+        return bool(self.annotations.idempotent or self.annotations.read_only)
+
+
+def content_hash_of(spec: ToolSpec) -> str:
+    """SHA-256 over what a client relies on: name, description and both schemas, as published."""
+    digest = hashlib.sha256()
+    output = b"" if spec.output_schema is None else bytes(spec.output_schema)
+    for part in (spec.name.encode(), spec.description.encode(), bytes(spec.input_schema), output):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+class PromptArgument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One typed argument of a prompt template."""
+
+    name: str
+    description: str = ""
+    required: bool = False
+    type: Literal["string", "integer", "number", "boolean"] = "string"
+    """MCP sends strings; this is what they must read as."""
+    values: tuple[str, ...] = ()
+    """The values that completion offers, and the only ones accepted where there are any."""
+    default: str | None = None
+
+
+class PromptAsk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that the template needs from the user, asked for by form elicitation."""
+
+    name: str
+    message: str
+    schema: msgspec.Raw
+    """The `requestedSchema`: an object of flat properties."""
+
+
+class PromptMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of a prompt; exactly one of the contents is set, each a template."""
+
+    role: Literal["user", "assistant"] = "user"
+    text: str | None = None
+    image: str | None = None
+    """URI of a resource of the catalog with an image MIME type."""
+    resource: str | None = None
+    """URI of a resource of the catalog, embedded whole."""
+
+
+class PromptSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A versioned prompt template."""
+
+    name: str
+    version: str = "1.0.0"
+    title: str | None = None
+    description: str
+    arguments: tuple[PromptArgument, ...] = ()
+    asks: tuple[PromptAsk, ...] = ()
+    messages: tuple[PromptMessage, ...]
+    access: AccessPolicy = AccessPolicy()
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+class ResourceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A name for content: a URI, what it is, and the hash of its bytes."""
+
+    uri: str
+    name: str
+    title: str | None = None
+    description: str | None = None
+    mime_type: str = "application/octet-stream"
+    sha256: str
+    """Lower-case hex; the key of the bytes in the content store."""
+    size_bytes: int
+    owner: str | None = None
+    """Principal that put it; None for the operator."""
+    access: AccessPolicy = AccessPolicy()
+
+    @property
+    def key(self) -> str:
+        return self.uri
+
+
+class TemplateSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A family of resources: an RFC 6570 URI template, and the text it makes."""
+
+    uri_template: str
+    name: str
+    title: str | None = None
+    description: str | None = None
+    mime_type: str = "text/plain"
+    text: str
+    """A sandboxed Jinja2 template over the variables of `uri_template`."""
+    access: AccessPolicy = AccessPolicy()
+
+    @property
+    def key(self) -> str:
+        return self.uri_template
+
+
+class PoolEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A pool as the catalog knows it, with or without replicas."""
+
+    name: str
+    application: str
+    """Name of its Serve application, `thornback.<cluster>.<pool>`."""
+    modules: tuple[str, ...]
+    state: Literal["ready", "broken"] = "ready"
+    failed_module: str | None = None
+    """For a broken pool: the module (or part of the environment) that failed."""
+    cause: str | None = None
+    """For a broken pool: class and message of what stopped it."""
+    lost_tools: tuple[str, ...] = ()
+    """For a broken pool: names of tools found in its source without importing it."""
+    max_queued_requests: int = -1
+    ask: dict[str, float] = msgspec.field(default_factory=dict)
+    """What one replica asks of a node: `CPU`, `GPU`, `memory` (bytes) and custom resources."""
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+Entry = ToolSpec | PromptSpec | ResourceSpec | TemplateSpec | PoolEntry | PrincipalEntry
+
+ENTRY_TYPES: dict[Space, type[Any]] = {
+    "tools": ToolSpec,
+    "prompts": PromptSpec,
+    "resources": ResourceSpec,
+    "templates": TemplateSpec,
+    "pools": PoolEntry,
+    "principals": PrincipalEntry,
+}
+SPACES: tuple[Space, ...] = tuple(ENTRY_TYPES)
+
+
+def key_of(entry: Entry) -> str:
+    """The key under which an entry is kept in its space."""
+    return entry.name if isinstance(entry, PrincipalEntry) else entry.key
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """One entry made, replaced (`value` is its JSON) or withdrawn (`value` is None)."""
+
+    number: int
+    space: str
+    key: str
+    value: bytes | None
+
+
+class Catalog:
+    """What is offered at one moment. Immutable: a change makes another catalog.
+
+    Ordered by `(epoch, number)`: `number` counts committed writes and never repeats in a store;
+    `epoch` counts the owners the store has had.
+    """
+
+    def __init__(
+        self,
+        store_id: str,
+        epoch: int,
+        number: int,
+        entries: Mapping[Space, Mapping[str, Entry]],
+    ) -> None:
+        self.store_id = store_id
+        self.epoch = epoch
+        self.number = number
+        self._entries = {space: entries.get(space, {}) for space in SPACES}
+
+    @classmethod
+    def empty(cls) -> Catalog:
+        """What a gateway holds before it has heard from the registry."""
+        return cls("", 0, 0, {})
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return self.epoch, self.number
+
+    def of(self, space: Space) -> Mapping[str, Entry]:
+        """Every entry of a space by key, in no particular order."""
+        return self._entries[space]
+
+    def changed(self, epoch: int, changes: Iterable[Change]) -> Catalog:
+        """The catalog after `changes`, in their order. Spaces without a change are shared."""
+        spaces: dict[Space, dict[str, Entry]] = {}
+        number = self.number
+        for change in changes:
+            number = max(number, change.number)
+            if change.space not in ENTRY_TYPES:  # written by a later version of this program
+                continue
+            space: Space = change.space
+            entries = spaces.setdefault(space, dict(self._entries[space]))
+            if change.value is None:
+                entries.pop(change.key, None)
+            else:
+                entries[change.key] = decode_entry(space, change.value)
+        return Catalog(self.store_id, epoch, number, {**self._entries, **spaces})
+
+    # What follows is made on first use and kept: a catalog is read far more often than it changes.
+
+    @cached_property
+    def tools(self) -> Mapping[str, tuple[ToolSpec, ...]]:
+        """Versions of each tool, newest first, by name; names in their order."""
+        versions: dict[str, list[ToolSpec]] = {}
+        for spec in self._entries["tools"].values():
+            assert isinstance(spec, ToolSpec)
+            versions.setdefault(spec.name, []).append(spec)
+        return {
+            name: tuple(
+                sorted(versions[name], key=lambda s: semver.Version.parse(s.version), reverse=True)
+            )
+            for name in sorted(versions)
+        }
+
+    @cached_property
+    def principal_book(self) -> PrincipalBook:
+        return PrincipalBook(
+            e for e in self._entries["principals"].values() if isinstance(e, PrincipalEntry)
+        )
+
+    def tool(self, name: str, caller: Caller) -> ToolSpec | None:
+        """The version of `name` that answers a caller who names none: the newest stable one.
+
+        None where there is no such tool or this caller may not use it: the same answer.
+        """
+        versions = [s for s in self.tools.get(name, ()) if _may_use(caller, s)]
+        stable = [s for s in versions if not semver.Version.parse(s.version).prerelease]
+        return next(iter(stable or versions), None)
+
+    def listed_tools(self, caller: Caller) -> list[ToolSpec]:
+        """What `tools/list` shows this caller: one version a tool, by name."""
+        found = (self.tool(name, caller) for name in self.tools)
+        return [spec for spec in found if spec is not None and spec.visibility == "listed"]
+
+    def visible(self, space: Space, caller: Caller) -> list[Entry]:
+        """The prompts, resources or templates that this caller may see, by key."""
+        entries = self._entries[space]
+        return [entries[key] for key in sorted(entries) if _access_of(entries[key]).admits(caller)]
+
+    def get(self, space: Space, key: str, caller: Caller) -> Entry | None:
+        """One prompt, resource or template; None also where this caller may not see it."""
+        entry = self._entries[space].get(key)
+        return entry if entry is not None and _access_of(entry).admits(caller) else None
+
+    def pool(self, name: str) -> PoolEntry | None:
+        entry = self._entries["pools"].get(name)
+        return entry if isinstance(entry, PoolEntry) else None
+
+
+def _may_use(caller: Caller, spec: ToolSpec) -> bool:
+    return caller.may_use(spec.name) and spec.access.admits(caller)
+
+
+def _access_of(entry: Entry) -> AccessPolicy:
+    return getattr(entry, "access", None) or AccessPolicy()
+
+
+_decoders = {space: msgspec.json.Decoder(entry_type) for space, entry_type in ENTRY_TYPES.items()}
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """An entry as the journal keeps it: JSON; fields that have their defaults are left out."""
+    return msgspec.json.encode(entry)
+
+
+def decode_entry(space: Space, value: bytes) -> Entry:
+    """The inverse of `encode_entry`; fields that this version does not know are ignored.
+
+    Raises:
+        msgspec.ValidationError: if `value` is not an entry of this space.
+    """
+    entry: Entry = _decoders[space].decode(value)
+    return entry

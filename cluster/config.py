@@ -1,0 +1,388 @@
+"""The config: one frozen tree, validated once, before anything is deployed.
+
+`load_config` reads a file, resolves `${NAME}` and `${file:PATH}`, and refuses every key that it
+does not know by its path and the nearest valid one. What each setting comes to, and where from, is
+`settings.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from thornback.cluster.errors import ConfigError
+from thornback.cluster.serve_options import ConfigModel, DeploymentOptions
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
+"""Names of clusters and pools: they become names of actors, applications and files."""
+ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+DEFAULT_CONFIG = "local"
+LOOPBACK_NAMES = ("localhost",)
+
+
+class GatewayConfig(ConfigModel):
+    """The HTTP front door."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs `principals` or `allow_anonymous`."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    num_replicas: PositiveInt = 1
+    """Gateways. Fixed: a change makes HAProxy cut open streams."""
+    num_cpus: NonNegativeFloat = 0.1
+    """Share of a node's CPUs reserved for each gateway."""
+    max_body_bytes: PositiveInt = 4 * 1024 * 1024
+    """Largest request body, in bytes; a larger one is answered 413."""
+    allow_anonymous: bool = False
+    """Listen beyond loopback although everybody is anonymous."""
+    allowed_hosts: list[str] = []
+    """`Host` headers accepted beside the loopback names and `host`, exactly, with port."""
+    allowed_origins: list[str] = []
+    """`Origin` headers accepted beside the loopback ones, exactly, e.g. `https://app.example`."""
+    page_size: int = Field(default=200, ge=1, le=1000)
+    """Entries on one page of a list."""
+    max_timeout_s: PositiveFloat = 3600.0
+    """Hard limit on the time of any call, whatever its tool says, in seconds."""
+
+
+class PrincipalConfig(ConfigModel):
+    """One caller."""
+
+    key_sha256: Sha256
+    """SHA-256 of the bearer key; `thornback keys new NAME` prints both."""
+    tools: list[str] = ["*"]
+    """Shell patterns of the tools that this caller may use."""
+    tags: list[str] = []
+
+
+class PoolConfig(DeploymentOptions):
+    """One pool of tool hosts: which tools it runs, and on what."""
+
+    tools: Annotated[list[ModuleName], Field(min_length=1)]
+    """Modules whose tools this pool runs, e.g. `thornback.tools.sql`."""
+    threads: PositiveInt = 1
+    """Threads that native libraries may use in one call: `OMP_NUM_THREADS`, DuckDB's `threads`."""
+    import_timeout_s: PositiveFloat = 60.0
+    """Seconds that importing the modules may take."""
+    runtime_env: dict[str, Any] = {}
+    """Ray's runtime environment, merged over `ray_actor_options.runtime_env`."""
+
+
+class ToolConfig(ConfigModel):
+    """What the operator decides for one tool, over what its author wrote; None leaves it."""
+
+    timeout_s: PositiveFloat | None = None
+    max_attempts: int | None = Field(default=None, ge=1, le=5)
+    max_result_bytes: PositiveInt | None = None
+    title: str | None = None
+    read_only: bool | None = None
+    destructive: bool | None = None
+    idempotent: bool | None = None
+    open_world: bool | None = None
+    owner: str | None = None
+    tags: list[str] | None = None
+    visibility: Literal["listed", "unlisted"] | None = None
+    principals: list[str] | None = None
+    """Patterns of the principals that may use it; `tag:PATTERN` matches tags."""
+
+
+class DefaultsConfig(DeploymentOptions):
+    """Defaults for every pool (Serve's options) and every tool (`timeout_s`, ...)."""
+
+    threads: PositiveInt | None = None
+    import_timeout_s: PositiveFloat | None = None
+    runtime_env: dict[str, Any] = {}
+    timeout_s: PositiveFloat | None = None
+    max_attempts: int | None = Field(default=None, ge=1, le=5)
+    max_result_bytes: PositiveInt | None = None
+
+
+class ResourceConfig(ConfigModel):
+    """A resource that the config puts: from `text`, `path` or base64 `blob`."""
+
+    name: str
+    title: str | None = None
+    description: str | None = None
+    mime_type: str = "text/plain"
+    text: str | None = None
+    path: str | None = None
+    blob: str | None = None
+    principals: list[str] = ["*"]
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ResourceConfig:
+        if sum(source is not None for source in (self.text, self.path, self.blob)) != 1:
+            raise ValueError("give exactly one of text, path and blob")
+        return self
+
+
+class TemplateConfig(ConfigModel):
+    """A resource template: the text that a URI of its family reads as."""
+
+    name: str
+    title: str | None = None
+    description: str | None = None
+    mime_type: str = "text/plain"
+    text: str
+    """A Jinja2 template over the variables of the URI template."""
+    principals: list[str] = ["*"]
+
+
+class RayConfig(ConfigModel):
+    """The Ray that `up` starts where there is none to join."""
+
+    num_cpus: PositiveInt | None = None
+    """CPUs that Ray may hand out; None: the machine's."""
+    object_store_memory_bytes: PositiveInt | None = None
+    """Size of the object store; None: Ray's default (30 % of memory)."""
+
+
+class ClusterConfig(ConfigModel):
+    """What a config file holds."""
+
+    version: Literal[1] = 1
+    name: Name = "local"
+    state_dir: str | None = None
+    """Home of registry, contents and logs; None: `~/.local/state/thornback/<name>`."""
+    ray: RayConfig = RayConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    principals: dict[Name, PrincipalConfig] = {}
+    datasets: dict[Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,62}$")], str] = {}
+    """Tables for the data tools: a name, and a path or glob of CSV, Parquet or JSON files."""
+    defaults: DefaultsConfig = DefaultsConfig()
+    modules: list[ModuleName] = []
+    """Modules that no pool names: each of their tool versions gets a pool of its own."""
+    pools: dict[Name, PoolConfig] = {}
+    tools: dict[ToolName, ToolConfig] = {}
+    prompts: list[str] = []
+    """Files or globs of prompt templates."""
+    resources: dict[str, ResourceConfig] = {}
+    resource_templates: dict[str, TemplateConfig] = {}
+
+    base_dir: str = "."
+    """Directory of the config file: relative paths and tool modules are found from here."""
+
+    @field_validator("base_dir")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return str(Path(value).resolve())
+
+    @model_validator(mode="after")
+    def _whole(self) -> ClusterConfig:
+        if not self.modules and not self.pools:
+            raise ValueError("nothing to run: name tool modules under pools or modules")
+        seen: dict[str, str] = {}
+        for pool, config in self.pools.items():
+            for module in config.tools:
+                if module in seen and seen[module] == pool:
+                    raise ValueError(f"pools.{pool}.tools names {module} twice")
+                seen[module] = pool
+        if both := sorted(set(self.modules) & seen.keys()):
+            raise ValueError(f"modules and pools.{seen[both[0]]} both name {both[0]}")
+        if not self.principals and not self.gateway.allow_anonymous and not self.loopback_only:
+            raise ValueError(
+                f"gateway.host {self.gateway.host} is not loopback and there are no principals: "
+                "everybody could call every tool. Add principals (`thornback keys new NAME`), "
+                "listen on 127.0.0.1, or write gateway.allow_anonymous: true"
+            )
+        return self
+
+    @property
+    def loopback_only(self) -> bool:
+        return is_loopback(self.gateway.host)
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether everybody is `anonymous`."""
+        return not self.principals
+
+    @property
+    def namespace(self) -> str:
+        """Ray namespace of the cluster's actors, and prefix of its Serve applications."""
+        return f"thornback.{self.name}"
+
+    @property
+    def state_path(self) -> Path:
+        if self.state_dir is None:
+            return state_home() / self.name
+        return Path(self.base_dir, Path(self.state_dir).expanduser())
+
+    @property
+    def url(self) -> str:
+        """Where an agent on this machine finds the endpoint."""
+        host = "127.0.0.1" if self.gateway.host in ("0.0.0.0", "::", "") else self.gateway.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.gateway.port}/mcp"
+
+
+def state_home() -> Path:
+    """`~/.local/state/thornback` (XDG base directory specification, `XDG_STATE_HOME`)."""
+    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(home).expanduser() / "thornback"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() in LOOPBACK_NAMES
+
+
+def load_config(path: Path) -> ClusterConfig:
+    """Read and validate a config file.
+
+    Raises:
+        ConfigError: if the file cannot be read or is not a valid config. The message names every
+            bad key by its path, with the nearest valid one; values, which may be secrets, are not
+            repeated.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from error
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: a config is a mapping, not {type(document).__name__}")
+    return parse_config(document, origin=path.name, base_dir=path.resolve().parent)
+
+
+def parse_config(document: Mapping[str, Any], origin: str, base_dir: Path) -> ClusterConfig:
+    """Validate a config that was read already; `origin` begins each line of an error.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    try:
+        resolved = _resolve(dict(document), base_dir, "")
+        if "base_dir" in resolved:
+            raise ConfigError(f"{origin}: base_dir: is the directory of the file, and not a key")
+        return ClusterConfig.model_validate({**resolved, "base_dir": str(base_dir)})
+    except ValidationError as error:
+        lines = [f"{origin}: {line}" for line in misfits(error, ClusterConfig)]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def misfits(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line for each misfit: `path.to.key: what is wrong`, with the nearest valid key.
+
+    Pydantic's own text adds the offending input, which may be a secret, and a link.
+    """
+    lines = []
+    for misfit in error.errors(include_url=False, include_input=False, include_context=False):
+        location = [str(part) for part in misfit["loc"] if part != "[key]"]
+        path = ".".join(location)
+        why = misfit["msg"].removeprefix("Value error, ")
+        if misfit["type"] == "extra_forbidden":
+            valid = _keys_at(model, location[:-1])
+            near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
+            why = "unknown key" + (f"; did you mean {near[0]}?" if near else "")
+            if not near and valid:
+                why += f"; valid are {', '.join(sorted(valid))}"
+        lines.append(f"{path}: {why}" if path else why)
+    return lines
+
+
+def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """The valid keys of the mapping at `location` under `model`; empty where anything goes."""
+    current: type[BaseModel] | None = model
+    inside_mapping: type[BaseModel] | None = None
+    for part in location:
+        if inside_mapping is not None:  # `part` is a key that the user chose
+            current, inside_mapping = inside_mapping, None
+            continue
+        field = current.model_fields.get(part) if current else None
+        if field is None:
+            return []
+        nested = [t for t in _types_in(field.annotation) if _is_model(t)]
+        is_mapping = any(getattr(t, "__origin__", None) is dict for t in [field.annotation])
+        current = None if is_mapping or not nested else nested[0]
+        inside_mapping = nested[0] if is_mapping and nested else None
+    return [k for k in (current.model_fields if current else {}) if k != "base_dir"]
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _types_in(argument)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+_REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")
+
+
+def _resolve(value: Any, base_dir: Path, path: str) -> Any:
+    """Replace `${NAME}` and `${file:PATH}` in every string under `value`."""
+    if isinstance(value, dict):
+        return {k: _resolve(v, base_dir, f"{path}.{k}".lstrip(".")) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_resolve(item, base_dir, f"{path}.{i}") for i, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replaced(match: re.Match[str]) -> str:
+        is_file, name = match.groups()
+        if is_file:
+            try:
+                return Path(base_dir, Path(name).expanduser()).read_text("utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{path}: cannot read ${{file:{name}}}: {error}") from error
+        if name not in os.environ:
+            raise ConfigError(f"{path}: the environment has no {name}")
+        return os.environ[name]
+
+    return _REFERENCE.sub(replaced, value)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML where a key given twice is an error, not the last one's win."""
+
+
+def _mapping_without_doubles(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is given twice", key_node.start_mark
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_doubles
+)
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark else ""
+    return where + (getattr(error, "problem", None) or str(error).splitlines()[0])

@@ -1,0 +1,149 @@
+"""What a gateway and a tool host say to each other about one call.
+
+Bytes on the wire: msgpack, the first field of each message its version, so that a rolling upgrade,
+or a pool with an environment of its own, can mix versions N and N-1. Arguments and results cross
+as the JSON bytes they are. Moments never cross, only remaining seconds: two processes share no
+monotonic clock.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from thornback.cluster.principals import Principal
+
+WIRE_VERSION = 1
+
+LogLevel = Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
+
+
+class CallMessage(msgspec.Struct, frozen=True, array_like=True):
+    """Gateway to host: run this tool once."""
+
+    wire: int
+    call_id: str
+    """`call_...`: what a cancellation and a log line name."""
+    tool: str
+    version: str
+    arguments: bytes
+    """The JSON object of the arguments, valid against the tool's input schema."""
+    remaining_s: float
+    """Seconds the call has left when this message is sent."""
+    principal: Principal
+    progress: bool = False
+    """Whether the client asked for progress."""
+    log_level: LogLevel | None = None
+    """Least level of log messages that the client asked for; None: none at all."""
+    capabilities: bytes = b"{}"
+    """The client's capabilities of this request, as JSON in wire names."""
+    input_responses: bytes | None = None
+    """JSON object of the client's answers to an earlier `InputNeeded`."""
+    request_state: str | None = None
+    """What the tool left with that `InputNeeded`; verified by the gateway."""
+    traceparent: str | None = None
+    max_result_bytes: int = 4 * 1024 * 1024
+
+
+class Acknowledged(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
+    """The host admitted the call: from here on it may have taken effect."""
+
+    wire: int
+    replica_id: str
+    running: int
+    """Calls running on this replica, this one included."""
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
+    """How far the tool is; `progress` strictly increases within a call."""
+
+    wire: int
+    progress: float
+    total: float | None = None
+    message: str | None = None
+
+
+class Partial(msgspec.Struct, frozen=True, array_like=True, tag="partial"):
+    """One item that a generator tool yielded, as JSON; the result will hold it again."""
+
+    wire: int
+    seq: int
+    """0, 1, 2, ... within a call."""
+    value: bytes
+    text: str
+    """The item as a model reads it."""
+
+
+class Log(msgspec.Struct, frozen=True, array_like=True, tag="log"):
+    """A log message for the client."""
+
+    wire: int
+    level: LogLevel
+    data: bytes
+    """Any JSON value."""
+    logger: str | None = None
+
+
+class Complete(msgspec.Struct, frozen=True, array_like=True, tag="complete"):
+    """The tool finished. `result` is the JSON object of a `CallToolResult` (`content`,
+    `structuredContent`, `isError`, `_meta`) in wire names, without `resultType`."""
+
+    wire: int
+    result: bytes
+    is_error: bool
+    error_code: str | None = None
+    """Dotted code of a `ToolFailure`, where `is_error`."""
+    run_s: float = 0.0
+    cpu_s: float = 0.0
+    """CPU seconds of the thread that ran the tool; 0 where they cannot be told apart."""
+
+
+class InputNeeded(msgspec.Struct, frozen=True, array_like=True, tag="input"):
+    """The tool needs input from the client; the call is to be repeated with it."""
+
+    wire: int
+    requests: bytes
+    """JSON object `inputRequests`; empty object where only state is handed over."""
+    request_state: str | None = None
+    """Plaintext; the gateway seals it."""
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    """The host did not start the call."""
+
+    wire: int
+    code: str
+    """Dotted code: `pool.overloaded`, `pool.broken`, `tool.unknown`, ..."""
+    facts: list[str]
+    """Positional facts of the error class with that code, as text."""
+
+
+class Raised(msgspec.Struct, frozen=True, array_like=True, tag="raised"):
+    """The tool answers with a JSON-RPC error: a `ProtocolError` that it raised itself."""
+
+    wire: int
+    rpc_code: int
+    message: str
+    data: bytes | None = None
+    """JSON of the error's `data`."""
+
+
+Event = Acknowledged | Progress | Partial | Log
+Outcome = Complete | InputNeeded | Refused | Raised
+
+_encoder = msgspec.msgpack.Encoder()
+_call_decoder = msgspec.msgpack.Decoder(CallMessage)
+_reply_decoder: msgspec.msgpack.Decoder[Event | Outcome] = msgspec.msgpack.Decoder(Event | Outcome)
+
+
+def encode(message: CallMessage | Event | Outcome) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_call(data: bytes) -> CallMessage:
+    return _call_decoder.decode(data)
+
+
+def decode_reply(data: bytes) -> Event | Outcome:
+    return _reply_decoder.decode(data)

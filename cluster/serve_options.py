@@ -1,0 +1,132 @@
+"""Ray Serve's options for a deployment, under Serve's names: what a pool passes through.
+
+Serve's own models accept misspelt keys in places and need Ray to be imported; these say no by name
+and cost nothing. `tests/unit/cluster/test_serve_options.py` compares every field with Serve's.
+Options that Serve has and a pool does not: `user_config` and `request_router_config` are the
+cluster's own; `deployment_actors` and `gang_scheduling_config` mean nothing for a tool host.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+
+class ConfigModel(BaseModel):
+    """Base of every config model: a misspelt key is an error, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AutoscalingOptions(ConfigModel):
+    """Serve's `autoscaling_config`."""
+
+    min_replicas: NonNegativeInt = 0
+    """0: the pool scales to zero, and its first call waits for a replica."""
+    initial_replicas: NonNegativeInt | None = None
+    max_replicas: PositiveInt = 4
+    target_ongoing_requests: PositiveFloat = 16
+    """Calls running and queued for each replica that the policy aims at."""
+    metrics_interval_s: PositiveFloat = 1
+    look_back_period_s: PositiveFloat = 4
+    upscaling_factor: PositiveFloat | None = None
+    downscaling_factor: PositiveFloat | None = None
+    upscale_delay_s: NonNegativeFloat = 1
+    downscale_delay_s: NonNegativeFloat = 30
+    downscale_to_zero_delay_s: NonNegativeFloat | None = None
+    """None: as `downscale_delay_s`."""
+    aggregation_function: Literal["mean", "max", "min"] = "mean"
+
+    @model_validator(mode="after")
+    def _in_order(self) -> AutoscalingOptions:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})"
+            )
+        initial = self.initial_replicas
+        if initial is not None and not self.min_replicas <= initial <= self.max_replicas:
+            raise ValueError(
+                f"initial_replicas ({initial}) is not between min_replicas ({self.min_replicas}) "
+                f"and max_replicas ({self.max_replicas})"
+            )
+        return self
+
+
+class ActorOptions(ConfigModel):
+    """Serve's `ray_actor_options`: what one replica asks of a node, and its environment."""
+
+    num_cpus: NonNegativeFloat = 0.1
+    """A share for placement, not a limit. Serve's default of 1 fills a laptop with two replicas."""
+    num_gpus: NonNegativeFloat = 0
+    memory: NonNegativeFloat | None = None
+    """Bytes, for placement."""
+    resources: dict[str, NonNegativeFloat] = {}
+    accelerator_type: str | None = None
+    label_selector: dict[str, str] | None = None
+    fallback_strategy: list[dict[str, Any]] | None = None
+    runtime_env: dict[str, Any] = {}
+    """Ray's runtime environment: `pip`, `env_vars`, `working_dir`, `py_modules`, ..."""
+
+
+class BackpressureOptions(ConfigModel):
+    """Serve's `backpressure_config`: what a full pool answers."""
+
+    status_code: Literal[429, 503] = 503
+    retry_after_s: PositiveFloat | None = None
+
+
+class LoggingOptions(ConfigModel):
+    """Serve's `logging_config`."""
+
+    encoding: Literal["TEXT", "JSON"] = "TEXT"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    logs_dir: str | None = None
+    enable_access_log: bool = False
+    additional_log_standard_attrs: list[str] = []
+
+
+class DeploymentOptions(ConfigModel):
+    """Options of one Serve deployment; None leaves Serve's default."""
+
+    num_replicas: PositiveInt | None = None
+    """A fixed number; without it the pool autoscales."""
+    autoscaling_config: AutoscalingOptions | None = None
+    max_ongoing_requests: PositiveInt = 32
+    """Calls that one replica runs at a time."""
+    max_queued_requests: int = Field(default=1000, ge=-1)
+    """Calls that one gateway lets wait for the pool; one more is refused. -1: no limit."""
+    backpressure_config: BackpressureOptions | None = None
+    ray_actor_options: ActorOptions = ActorOptions()
+    placement_group_bundles: list[dict[str, NonNegativeFloat]] | None = None
+    placement_group_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] | None = (
+        None
+    )
+    placement_group_bundle_label_selector: list[dict[str, str]] | None = None
+    max_replicas_per_node: PositiveInt | None = Field(default=None, le=100)
+    graceful_shutdown_wait_loop_s: NonNegativeFloat = 0.2
+    graceful_shutdown_timeout_s: NonNegativeFloat = 20
+    health_check_period_s: PositiveFloat = 1
+    """Seconds between health checks: how soon a dead replica is replaced."""
+    health_check_timeout_s: PositiveFloat = 30
+    """Seconds that a check may take; long, because a held GIL must not be taken for death."""
+    max_constructor_retry_count: PositiveInt | None = None
+    rolling_update_percentage: PositiveFloat | None = Field(default=None, le=1)
+    max_surge_percent: NonNegativeInt = 100
+    """New replicas come up before old ones go: a change without a gap."""
+    logging_config: LoggingOptions = LoggingOptions()
+
+    @model_validator(mode="after")
+    def _one_way_to_size(self) -> DeploymentOptions:
+        if {"num_replicas", "autoscaling_config"} <= self.model_fields_set:
+            raise ValueError("give num_replicas or autoscaling_config, not both")
+        return self
