@@ -402,6 +402,12 @@ class LaunchError(ThornbackError):
     code = "cluster.launch"
 
 
+class ClusterNotRunning(LaunchError):
+    """No cluster answers where one was expected; says how to start or name one."""
+
+    code = "cluster.not_running"
+
+
 class RegistrationError(ThornbackError):
     """A registration was refused; nothing of it was kept."""
 
