@@ -1,0 +1,100 @@
+"""Retry only what is safe to repeat, while there is time for it."""
+
+import pytest
+
+from thornback.cluster.errors import (
+    NoReplica,
+    Overloaded,
+    PoolBroken,
+    PoolInfeasible,
+    ReplicaLost,
+    Unavailable,
+)
+from thornback.cluster.policies import (
+    GiveUp,
+    Retry,
+    Verdict,
+    effective_timeout_s,
+    may_have_run,
+    retry_verdict,
+)
+
+LOST = ReplicaLost("sql", "sql_query")
+FULL = Overloaded("sql", 1.0)
+NEVER_STARTED = [
+    FULL,
+    NoReplica("sql", "starting", 1.0),
+    PoolInfeasible("sql", "1 GPU", "0 GPU"),
+    PoolBroken("sql", "mine", "ImportError: x"),
+]
+
+
+def verdict(
+    failure: Unavailable = LOST,
+    repeatable: bool = True,
+    attempts: int = 1,
+    remaining_s: float = 10.0,
+    by_host: bool = False,
+) -> Verdict:
+    return retry_verdict(
+        failure,
+        repeatable=repeatable,
+        attempts=attempts,
+        max_attempts=2,
+        remaining_s=remaining_s,
+        by_host=by_host,
+    )
+
+
+def test_a_repeatable_call_whose_replica_died_is_sent_again() -> None:
+    assert isinstance(verdict(), Retry)
+
+
+def test_a_call_that_may_have_taken_effect_is_not_repeated() -> None:
+    assert verdict(repeatable=False) == GiveUp("not repeatable")
+
+
+def test_attempts_are_bounded_by_the_policy_of_the_tool() -> None:
+    assert verdict(attempts=2) == GiveUp("attempts used up")
+
+
+def test_an_attempt_that_could_only_time_out_is_not_made() -> None:
+    assert verdict(remaining_s=0.1) == GiveUp("no time left")
+
+
+def test_what_a_busy_host_refused_may_go_to_another_even_if_not_repeatable() -> None:
+    assert isinstance(verdict(FULL, repeatable=False, by_host=True), Retry)
+
+
+@pytest.mark.parametrize("failure", NEVER_STARTED, ids=lambda f: f.code)
+def test_what_would_fail_again_is_answered_at_once(failure: Unavailable) -> None:
+    assert verdict(failure) == GiveUp("would fail again")
+
+
+def test_only_a_lost_replica_leaves_doubt_whether_the_tool_ran() -> None:
+    assert may_have_run(LOST)
+    assert not any(may_have_run(failure) for failure in NEVER_STARTED)
+
+
+def test_each_further_attempt_waits_longer() -> None:
+    pauses = [
+        retry_verdict(LOST, repeatable=True, attempts=n, max_attempts=9, remaining_s=60.0)
+        for n in (1, 2, 3)
+    ]
+    assert pauses == [Retry(0.05), Retry(0.1), Retry(0.2)]
+
+
+@pytest.mark.parametrize(
+    ("tool_s", "requested_s", "max_s", "expected_s"),
+    [
+        (30, None, 3600, 30),
+        (30, 5, 3600, 5),
+        (30, 60, 3600, 30),
+        (30, None, 10, 10),
+        (30, -1, 9, 0),
+    ],
+)
+def test_a_call_gets_the_least_of_what_tool_caller_and_gateway_allow(
+    tool_s: float, requested_s: float | None, max_s: float, expected_s: float
+) -> None:
+    assert effective_timeout_s(tool_s, requested_s, max_s) == expected_s

@@ -1,0 +1,74 @@
+"""Every option that Serve has is one of ours under the same name, or is left out for a reason."""
+
+import pytest
+from pydantic import BaseModel, ValidationError
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.schema import DeploymentSchema, LoggingConfig, RayActorOptionsSchema
+
+from thornback.cluster.serve_options import (
+    ActorOptions,
+    AutoscalingOptions,
+    BackpressureOptions,
+    DeploymentOptions,
+    LoggingOptions,
+)
+
+LEFT_OUT: dict[type[BaseModel], dict[str, str]] = {
+    DeploymentSchema: {
+        "name": "a pool has one deployment, and its name is the cluster's",
+        "user_config": "hosts learn live settings from the catalog",
+        "request_router_config": "refused by Serve on the root deployment of an application",
+        "deployment_actors": "a tool host needs none",
+        "gang_scheduling_config": "tool hosts do not wait for each other",
+    },
+    AutoscalingConfig: {
+        "policy": "the cluster's own",
+        "smoothing_factor": "deprecated by Serve",
+        "upscale_smoothing_factor": "deprecated by Serve",
+        "downscale_smoothing_factor": "deprecated by Serve",
+    },
+    RayActorOptionsSchema: {},
+    LoggingConfig: {},
+    BackpressureConfig: {},
+}
+PAIRS: list[tuple[type[BaseModel], type[BaseModel]]] = [
+    (DeploymentOptions, DeploymentSchema),
+    (AutoscalingOptions, AutoscalingConfig),
+    (ActorOptions, RayActorOptionsSchema),
+    (LoggingOptions, LoggingConfig),
+    (BackpressureOptions, BackpressureConfig),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda model: model.__name__)
+def test_serves_fields_are_ours_or_left_out_with_a_reason(
+    ours: type[BaseModel], theirs: type[BaseModel]
+) -> None:
+    assert set(ours.model_fields) | set(LEFT_OUT[theirs]) == set(theirs.model_fields)
+    assert not set(ours.model_fields) & set(LEFT_OUT[theirs])
+
+
+def test_our_defaults_are_options_that_serve_accepts() -> None:
+    options = DeploymentOptions().model_dump(exclude_none=True)
+    options["autoscaling_config"] = AutoscalingOptions().model_dump(exclude_none=True)
+    accepted = DeploymentSchema.model_validate({"name": "ToolHost", **options})
+    assert accepted.max_ongoing_requests == DeploymentOptions().max_ongoing_requests
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_ongoing": 5},
+        {"autoscaling_config": {"min_replica": 1}},
+        {"ray_actor_options": {"num_cpu": 1}},
+        {"num_replicas": 1, "autoscaling_config": {}},
+        {"autoscaling_config": {"min_replicas": 5, "max_replicas": 2}},
+        {"max_replicas_per_node": 101},
+    ],
+    ids=str,
+)
+def test_what_serve_would_swallow_or_refuse_late_is_refused_here(
+    options: dict[str, object],
+) -> None:
+    with pytest.raises(ValidationError):
+        DeploymentOptions.model_validate(options)
