@@ -1,0 +1,158 @@
+"""`thornback validate`, `config` and `keys`: what concerns files and no running cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from thornback.cluster.errors import ConfigError
+from thornback.deployments.cli_output import EXIT_SAID_NO, JsonOption, hint, print_json, print_table
+
+if TYPE_CHECKING:
+    from thornback.cluster.config import ClusterConfig
+
+ConfigArgument = Annotated[
+    str, typer.Argument(help="A config file, or the name of a shipped one.", metavar="[CONFIG]")
+]
+DEFAULT_CONFIG = "local"
+
+config = typer.Typer(no_args_is_help=True, help="Show effective settings, or the file's schema.")
+keys = typer.Typer(no_args_is_help=True, help="Make keys for callers.")
+
+
+def config_path(name: str) -> Path:
+    """The file that CONFIG names: a path, or a config that ships.
+
+    Raises:
+        ConfigError: there is neither, with the shipped names.
+    """
+    from importlib.resources import files
+
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    shipped = Path(str(files("thornback.configs")))
+    if (shipped / f"{name}.yaml").is_file():
+        return shipped / f"{name}.yaml"
+    names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+    raise ConfigError(f"{name}: no such file; shipped configs are {names}")
+
+
+def read_config(name: str) -> ClusterConfig:
+    """The validated config that CONFIG names.
+
+    Raises:
+        ConfigError: it cannot be found or read, or is not valid.
+    """
+    # Not at the top: it brings pydantic, which `thornback --help` can do without.
+    from thornback.cluster.config import load_config
+
+    return load_config(config_path(name))
+
+
+def validate(
+    config_name: ConfigArgument = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a config file: every problem with its path and the nearest valid key.
+
+    Exits with 1 where there is a problem.
+
+    Example: thornback validate cluster.yaml
+    """
+    try:
+        found = read_config(config_name)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        print_json({"valid": False, "problems": str(error).splitlines()})
+        raise typer.Exit(EXIT_SAID_NO) from error
+    if as_json:
+        print_json({"valid": True, "problems": []})
+    else:
+        pools = len(found.pools) + len(found.modules)
+        hint(f"{config_path(config_name)} is valid: cluster {found.name}, {pools} pools or modules")
+
+
+@config.command("show")
+def show(
+    config_name: ConfigArgument = DEFAULT_CONFIG,
+    tool: Annotated[str | None, typer.Argument(help="Only what concerns this tool.")] = None,
+    origin: Annotated[bool, typer.Option(help="Say where each value comes from.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every effective setting of a config, defaults included; secrets are left out.
+
+    Example: thornback config show local sql_query --origin
+    """
+    from thornback.cluster.settings import effective_settings
+
+    settings = effective_settings(read_config(config_name), tool)
+    if as_json:
+        print_json(
+            [{"key": s.key, "value": s.value, "origin": s.origin} for s in settings]
+            if origin
+            else {s.key: s.value for s in settings}
+        )
+    elif origin:
+        rows = [(s.key, _shown(s.value), s.origin) for s in settings]
+        print_table(("setting", "value", "comes from"), rows)
+    else:
+        print_table(("setting", "value"), [(s.key, _shown(s.value)) for s in settings])
+
+
+@config.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of config files, for editors.
+
+    Example: thornback config schema > thornback.schema.json
+    """
+    from thornback.cluster.config import ClusterConfig
+
+    document = ClusterConfig.model_json_schema()
+    # The directory of the file: set by the loader, refused in a file.
+    del document["properties"]["base_dir"]
+    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **document})
+
+
+@keys.command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the caller, as it will stand in logs.")],
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(help="Pattern of tool names this caller may use; again for more."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key for a caller: prints the key once, and the lines for the config.
+
+    Example: thornback keys new research-agents --tools 'sql_*'
+    """
+    import yaml
+    from pydantic import TypeAdapter, ValidationError
+
+    from thornback.cluster.config import Name
+    from thornback.cluster.principals import key_hash, new_key
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        message = "1 to 40 of a-z, 0-9 and -, with a letter or digit at both ends"
+        raise typer.BadParameter(message, param_hint="NAME") from error
+    key = new_key()
+    entry = {"key_sha256": key_hash(key), "tools": tools or ["*"]}
+    if as_json:
+        print_json({"name": name, "key": key, "config": {"principals": {name: entry}}})
+        return
+    hint("The key, shown this once; give it to the caller:")
+    typer.echo(key)
+    hint("\nFor the config, which holds its SHA-256 alone:")
+    typer.echo(yaml.safe_dump({"principals": {name: entry}}, sort_keys=False).rstrip())
+
+
+def _shown(value: Any) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
