@@ -256,19 +256,28 @@ def load_config(path: Path) -> ClusterConfig:
             bad key by its path, with the nearest valid one; values, which may be secrets, are not
             repeated.
     """
+    document = read_yaml(path)
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: a config is a mapping, not {type(document).__name__}")
+    return parse_config(document, origin=path.name, base_dir=path.resolve().parent)
+
+
+def read_yaml(path: Path) -> Any:
+    """The document of a YAML file, where a key given twice is an error.
+
+    Raises:
+        ConfigError: if the file cannot be read or is not YAML; names the file and the line.
+    """
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from error
-    if document is None:
-        document = {}
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: a config is a mapping, not {type(document).__name__}")
-    return parse_config(document, origin=path.name, base_dir=path.resolve().parent)
 
 
 def parse_config(document: Mapping[str, Any], origin: str, base_dir: Path) -> ClusterConfig:
