@@ -1,0 +1,442 @@
+"""`@tool`: from a typed Python function to something MCP can list and a host can run.
+
+Types make the schemas, the docstring the description, and the decorator says what only the author
+knows. What is decorated stays what it was, so that a unit test calls it as the plain function or
+class it is. Running it is `runner.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import threading
+import types
+import typing
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, cast, overload
+
+import docstring_parser
+import msgspec
+import semver
+
+from thornback.cluster.catalog import (
+    AccessPolicy,
+    Annotations,
+    CallPolicy,
+    ToolSpec,
+    content_hash_of,
+)
+from thornback.tools.context import ToolContext
+from thornback.tools.results import is_content
+from thornback.tools.schemas import (
+    X_MCP_HEADER,
+    Arguments,
+    Returns,
+    arguments_of,
+    members,
+    published,
+    returns_of,
+    written_problems,
+    written_schema,
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+Kind = Literal["plain", "async", "generator", "async generator"]
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+"""What every model provider accepts as the name of a tool."""
+_MARK = "__thornback_tool__"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tool:
+    """A declared tool: what the catalog says about it, and what runs it."""
+
+    name: str
+    version: str
+    title: str | None
+    description: str
+    input_schema: bytes
+    """As published, byte for byte."""
+    output_schema: bytes | None
+    """As published; None where results are content or of unknown type."""
+    annotations: Annotations
+    timeout_s: float | None
+    """What the author thinks a call may take; None leaves it to the config."""
+    access: AccessPolicy
+    owner: str | None
+    tags: tuple[str, ...]
+    visibility: Literal["listed", "unlisted"]
+    signature: str
+    module: str
+    target: Callable[..., Any]
+    """What was decorated: a function, or a class with `__call__`."""
+    kind: Kind
+    context_parameter: str | None
+    """Name of the parameter of type `ToolContext`."""
+    arguments: Arguments
+    returns: Returns
+    items: Returns | None
+    """For generators: what one item is."""
+    problems: tuple[str, ...]
+    _instance: list[Callable[..., Any]] = field(default_factory=list, repr=False)
+    _instance_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def warm(self) -> Callable[..., Any]:
+        """What to call: the function, or this process's one instance of the class.
+
+        The first time, a class is instantiated, which may take long and raise anything. Called by
+        several threads at once, all get the same instance.
+        """
+        if not inspect.isclass(self.target):
+            return self.target
+        with self._instance_lock:
+            if not self._instance:
+                self._instance.append(cast(Callable[..., Any], self.target()))
+            return self._instance[0]
+
+    def spec(self, pool: str) -> ToolSpec:
+        """The catalog entry of this tool in a pool."""
+        output = None if self.output_schema is None else msgspec.Raw(self.output_schema)
+        spec = ToolSpec(
+            name=self.name,
+            version=self.version,
+            description=self.description,
+            title=self.title,
+            signature=self.signature,
+            module=self.module,
+            input_schema=msgspec.Raw(self.input_schema),
+            output_schema=output,
+            annotations=self.annotations,
+            access=self.access,
+            call=CallPolicy() if self.timeout_s is None else CallPolicy(timeout_s=self.timeout_s),
+            pool=pool,
+            owner=self.owner,
+            tags=self.tags,
+            visibility=self.visibility,
+        )
+        return msgspec.structs.replace(spec, content_hash=content_hash_of(spec))
+
+
+@overload
+def tool(target: F, /) -> F: ...
+
+
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    version: str = "1.0.0",
+    title: str | None = None,
+    read_only: bool | None = None,
+    destructive: bool | None = None,
+    idempotent: bool | None = None,
+    open_world: bool | None = None,
+    timeout_s: float | None = None,
+    input_schema: str | Mapping[str, Any] | None = None,
+    output_schema: str | Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+    owner: str | None = None,
+    visibility: Literal["listed", "unlisted"] = "listed",
+    principals: Sequence[str] = ("*",),
+) -> Callable[[F], F]: ...
+
+
+def tool(
+    target: F | None = None,
+    /,
+    *,
+    name: str | None = None,
+    version: str = "1.0.0",
+    title: str | None = None,
+    read_only: bool | None = None,
+    destructive: bool | None = None,
+    idempotent: bool | None = None,
+    open_world: bool | None = None,
+    timeout_s: float | None = None,
+    input_schema: str | Mapping[str, Any] | None = None,
+    output_schema: str | Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+    owner: str | None = None,
+    visibility: Literal["listed", "unlisted"] = "listed",
+    principals: Sequence[str] = ("*",),
+) -> F | Callable[[F], F]:
+    """Declare a function, generator or class with `__call__` to be a tool.
+
+    The docstring is the description that the model chooses by; its `Args` section (or
+    `Annotated[..., Field(description=...)]`) describes the parameters; annotations make the
+    schemas. A class is made once a replica, without arguments, and keeps its state between calls,
+    which may overlap. What is decorated is returned unchanged.
+
+    Args:
+        name: Name in the catalog; None: the function's, or a class's in snake_case.
+        version: Semantic version. Versions of one tool live in different pools.
+        title: Name for people.
+        read_only: Whether calls change nothing.
+        destructive: Whether calls may destroy something.
+        idempotent: Whether a call may be repeated without further effect: then it is retried when
+            its replica dies.
+        open_world: Whether calls reach beyond the cluster.
+        timeout_s: Seconds a call may take, unless the config says otherwise (30).
+        input_schema: JSON Schema written by hand; text is published byte for byte.
+        output_schema: The same for results, which then must be objects.
+        tags: Free words for lists and searches.
+        owner: Who answers for it.
+        visibility: An unlisted tool is called by those who know its name.
+        principals: Shell patterns of who may use it; `tag:PATTERN` matches tags.
+
+    Raises:
+        TypeError: if it cannot be a tool; the message says what to change.
+    """
+
+    def declare(target: F) -> F:
+        label = getattr(target, "__name__", type(target).__name__)
+        try:
+            declared = _declared(
+                target,
+                name=name or _name_of(target),
+                version=version,
+                title=title,
+                annotations=Annotations(read_only, destructive, idempotent, open_world),
+                timeout_s=timeout_s,
+                input_schema=input_schema,
+                output_schema=output_schema,
+                tags=tuple(tags),
+                owner=owner,
+                visibility=visibility,
+                access=AccessPolicy(tuple(principals)),
+            )
+        except TypeError as error:
+            raise TypeError(f"tool {label}: {error}") from error
+        setattr(target, _MARK, declared)
+        return target
+
+    return declare if target is None else declare(target)
+
+
+def tool_of(target: object) -> Tool:
+    """The tool that a decorated function or class is.
+
+    Raises:
+        TypeError: if it is not decorated.
+    """
+    declared = getattr(target, _MARK, None)
+    if not isinstance(declared, Tool) or declared.target is not target:  # not: a subclass
+        raise TypeError(f"{target!r} is not a tool: decorate it with @tool")
+    return declared
+
+
+def tools_of(module: types.ModuleType) -> list[Tool]:
+    """Every tool of a module, by name: what it declares, and what its `__all__` names.
+
+    What it merely imports from elsewhere is not its own, unless from a module below it.
+
+    Raises:
+        TypeError: if two of them have the same name and version.
+    """
+    found: dict[tuple[str, str], Tool] = {}
+    exported = set(getattr(module, "__all__", ()))
+    for name, value in vars(module).items():
+        declared = getattr(value, _MARK, None)
+        if not isinstance(declared, Tool) or declared.target is not value:
+            continue
+        own = f"{declared.module}.".startswith(f"{module.__name__}.")
+        if not own and name not in exported:
+            continue
+        other = found.setdefault((declared.name, declared.version), declared)
+        if other is not declared:
+            raise TypeError(
+                f"{module.__name__} has two tools {declared.name} {declared.version}: "
+                f"{other.target.__qualname__} and {declared.target.__qualname__}"
+            )
+    return [found[key] for key in sorted(found)]
+
+
+def problems(tool: Tool) -> list[str]:
+    """What works and could be better for the models that will read it; one line each."""
+    return [f"{tool.name}: {problem}" for problem in tool.problems]
+
+
+def _declared(
+    target: Callable[..., Any],
+    *,
+    name: str,
+    version: str,
+    timeout_s: float | None,
+    input_schema: str | Mapping[str, Any] | None,
+    output_schema: str | Mapping[str, Any] | None,
+    **facts: Any,
+) -> Tool:
+    if not NAME.fullmatch(name):
+        raise TypeError(f"the name {name!r} is not 1 to 64 of a-z, A-Z, 0-9, _ and -")
+    if not semver.Version.is_valid(version):
+        raise TypeError(f"the version {version!r} is not a semantic version such as 1.0.0")
+    if timeout_s is not None and not 0 < timeout_s < float("inf"):
+        raise TypeError(f"timeout_s is {timeout_s} and must be positive")
+    function = _function_of(target)
+    signature = _signature_of(function)
+    context = _context_parameter(signature)
+    description, documented = _documentation(target, function)
+    arguments = arguments_of(signature, context, open_ended=input_schema is not None)
+    if input_schema is None:
+        document, found = arguments.schema(documented)
+        published_input = published(document)
+    else:
+        published_input = written_schema(input_schema, "input_schema")
+        found = written_problems(msgspec.json.decode(published_input))
+    _check_headers(published_input)
+    kind = _kind_of(function)
+    returns, items = _returns(kind, signature.return_annotation)
+    if output_schema is not None:
+        returns = Returns(None, written_schema(output_schema, "output_schema"), wraps=False)
+    return Tool(
+        name=name,
+        version=version,
+        description=description,
+        input_schema=published_input,
+        output_schema=returns.schema,
+        timeout_s=timeout_s,
+        signature=f"{name}{_shown(signature, context)}",
+        module=target.__module__,
+        target=target,
+        kind=kind,
+        context_parameter=context,
+        arguments=arguments,
+        returns=returns,
+        items=items,
+        problems=tuple(found),
+        **facts,
+    )
+
+
+def _name_of(target: Callable[..., Any]) -> str:
+    name = getattr(target, "__name__", "")
+    if inspect.isclass(target):
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    return name
+
+
+def _function_of(target: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that takes the arguments: the target, or the `__call__` of a class."""
+    if inspect.isfunction(target):
+        return target
+    if not inspect.isclass(target):
+        raise TypeError(f"a {type(target).__name__} cannot be a tool: decorate a function or class")
+    call = inspect.getattr_static(target, "__call__", None)
+    if not inspect.isfunction(call):
+        raise TypeError("the class has no method __call__")
+    for parameter in inspect.signature(target).parameters.values():
+        if parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            raise TypeError(f"__init__ needs {parameter.name}: it is called without arguments")
+    return call
+
+
+def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature with evaluated annotations, without `self`."""
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError as error:
+        raise TypeError(
+            f"an annotation names {error.name}, which the module does not have at run time: "
+            "import it outside of TYPE_CHECKING, and define it at the top of the module"
+        ) from error
+    parameters = list(signature.parameters.values())
+    is_method = "." in function.__qualname__.rpartition("<locals>.")[2]
+    return signature.replace(parameters=parameters[1:] if is_method else parameters)
+
+
+def _context_parameter(signature: inspect.Signature) -> str | None:
+    names = [
+        name
+        for name, parameter in signature.parameters.items()
+        if any(
+            inspect.isclass(m) and issubclass(m, ToolContext) for m in members(parameter.annotation)
+        )
+    ]
+    if len(names) > 1:
+        raise TypeError(f"{' and '.join(names)} are both the ToolContext")
+    return names[0] if names else None
+
+
+def _documentation(
+    target: Callable[..., Any], function: Callable[..., Any]
+) -> tuple[str, dict[str, str]]:
+    """The description, and what the docstring says about each parameter."""
+    texts = [target.__doc__, function.__doc__] if function is not target else [target.__doc__]
+    parsed = [docstring_parser.parse(inspect.cleandoc(text)) for text in texts if text]
+    described = [document for document in parsed if document.description]
+    if not described:
+        raise TypeError("it has no docstring: write one, the model chooses by it")
+    document = described[0]
+    description = document.description or ""
+    returns = document.returns.description if document.returns else None
+    if returns:
+        description += f"\n\nReturns: {returns}"
+    parameters = {
+        parameter.arg_name.lstrip("*"): " ".join(parameter.description.split())
+        for document in parsed
+        for parameter in document.params
+        if parameter.description
+    }
+    return description, parameters
+
+
+def _check_headers(schema: bytes) -> None:
+    if X_MCP_HEADER.encode() not in schema:
+        return
+    # Importing the SDK takes seconds; few tools need it.
+    from mcp.shared.inbound import find_invalid_x_mcp_header
+
+    if reason := find_invalid_x_mcp_header(msgspec.json.decode(schema)):
+        raise TypeError(reason)
+
+
+def _kind_of(function: Callable[..., Any]) -> Kind:
+    if inspect.isasyncgenfunction(function):
+        return "async generator"
+    if inspect.iscoroutinefunction(function):
+        return "async"
+    return "generator" if inspect.isgeneratorfunction(function) else "plain"
+
+
+_ITERATORS = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
+
+
+def _returns(kind: Kind, annotation: Any) -> tuple[Returns, Returns | None]:
+    """What the tool returns, and for generators what an item is."""
+    if kind in ("plain", "async"):
+        return _value_returns(annotation), None
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) not in _ITERATORS:
+        arguments = ()
+    item = arguments[0] if arguments else Any
+    # Generator[Yield, Send, Return]: one that returns a value says its result itself.
+    final = arguments[2] if len(arguments) == 3 else None
+    if final not in (None, type(None)):
+        return _value_returns(final), _value_returns(item)
+    if item is Any or is_content(item):
+        return _value_returns(Any), _value_returns(item)
+    return _value_returns(types.GenericAlias(list, (item,))), _value_returns(item)
+
+
+def _value_returns(annotation: Any) -> Returns:
+    return returns_of(Any if is_content(annotation) else annotation)
+
+
+def _shown(signature: inspect.Signature, context: str | None) -> str:
+    """The signature for people, without what is injected."""
+    visible = [p for name, p in signature.parameters.items() if name != context]
+    return str(signature.replace(parameters=visible))
