@@ -35,6 +35,7 @@ from thornback.tools.input_requests import (
     is_answer,
     missing_capability,
 )
+from thornback.tools.results import ANYTHING, jsonable, readable
 from thornback.tools.schemas import PlainSchema, inlined
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -176,18 +177,23 @@ class ToolContext:
 
         Args:
             value: Anything with a JSON form.
-            text: How a model reads it; None: as JSON.
+            text: How a model reads it; None: as a result of the same value.
+
+        Raises:
+            InvalidResult: if the value has no JSON form.
         """
-        data = to_json(value)
+        plain = jsonable(self.tool, value, ANYTHING)
+        data = msgspec.json.encode(plain)
         with self._lock:
-            readable = data.decode() if text is None else text
-            self._emit(Partial(WIRE_VERSION, self._items, data, readable))
+            shown = readable(plain) if text is None else text
+            self._emit(Partial(WIRE_VERSION, self._items, data, shown))
             self._items += 1
 
     def log(self, level: LogLevel, data: Any, logger: str | None = None) -> None:
         """Send a log message to the client, where it asked for messages of this level."""
         if self._least_level is not None and LEVELS.index(level) >= self._least_level:
-            self._emit(Log(WIRE_VERSION, level, to_json(data), logger or self.tool or None))
+            said = to_json(data, fallback=str, inf_nan_mode="null")
+            self._emit(Log(WIRE_VERSION, level, said, logger or self.tool or None))
 
     # --- questions --------------------------------------------------------------------------------
 

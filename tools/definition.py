@@ -24,7 +24,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Annotated, Any, Literal, TypeVar, cast, overload
 
 import docstring_parser
 import msgspec
@@ -91,6 +91,11 @@ class Tool:
     problems: tuple[str, ...]
     _instance: list[Callable[..., Any]] = field(default_factory=list, repr=False)
     _instance_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether `warm` has nothing left to do."""
+        return bool(self._instance) or not inspect.isclass(self.target)
 
     def warm(self) -> Callable[..., Any]:
         """What to call: the function, or this process's one instance of the class.
@@ -438,5 +443,15 @@ def _value_returns(annotation: Any) -> Returns:
 
 def _shown(signature: inspect.Signature, context: str | None) -> str:
     """The signature for people, without what is injected."""
-    visible = [p for name, p in signature.parameters.items() if name != context]
-    return str(signature.replace(parameters=visible))
+    visible = [
+        parameter.replace(annotation=_bare(parameter.annotation))
+        for name, parameter in signature.parameters.items()
+        if name != context
+    ]
+    returned = _bare(signature.return_annotation)
+    return str(signature.replace(parameters=visible, return_annotation=returned))
+
+
+def _bare(annotation: Any) -> Any:
+    annotated = typing.get_origin(annotation) is Annotated
+    return typing.get_args(annotation)[0] if annotated else annotation

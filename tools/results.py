@@ -21,6 +21,8 @@ from thornback.cluster.errors import InvalidResult, ResultTooLarge
 from thornback.tools.schemas import Returns
 
 Json = dict[str, Any]
+ANYTHING = Returns(None, None, wraps=True)
+"""What a value of unknown type is returned as."""
 NOTHING = "done"
 """The text of a result of None: some clients stumble over a result without content."""
 
@@ -131,11 +133,6 @@ def call_tool_result(tool: str, value: Any, returns: Returns, max_result_bytes: 
     return data
 
 
-def failure_result(text: str) -> bytes:
-    """The JSON object of a `CallToolResult` that says what went wrong."""
-    return msgspec.json.encode({"content": [_text(text)], "isError": True})
-
-
 def jsonable(tool: str, value: Any, returns: Returns) -> Any:
     """A value in JSON's types.
 
@@ -170,9 +167,9 @@ def _content_result(tool: str, value: Any) -> Json | None:
         parts = [content] if isinstance(content, str | Content) else content
         result: Json = {"content": [_block(part) for part in parts]}
         if value.structured is not None:
-            result["structuredContent"] = jsonable(tool, value.structured, _ANYTHING)
+            result["structuredContent"] = jsonable(tool, value.structured, ANYTHING)
         if value.meta is not None:
-            result["_meta"] = jsonable(tool, value.meta, _ANYTHING)
+            result["_meta"] = jsonable(tool, value.meta, ANYTHING)
         return result
     if isinstance(value, bytes):
         return {"content": [EmbeddedResource(f"tool:{tool}/result", value).block()]}
@@ -197,7 +194,7 @@ def _value_result(tool: str, value: Any, returns: Returns) -> Json:
 def _block(part: Any) -> Json:
     if isinstance(part, Content):
         return part.block()
-    return _text(part if isinstance(part, str) else readable(_ANYTHING.jsonable(part)))
+    return _text(part if isinstance(part, str) else readable(ANYTHING.jsonable(part)))
 
 
 def _text(text: str) -> Json:
@@ -242,6 +239,3 @@ def _cell(value: Any) -> str:
     if not text or any(c in text for c in ',"\r\n') or text != text.strip():
         return '"' + text.replace('"', '""') + '"'
     return text
-
-
-_ANYTHING = Returns(None, None, wraps=True)

@@ -8,6 +8,7 @@ the host's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import time
@@ -19,7 +20,6 @@ import msgspec
 
 from thornback.cluster.errors import (
     InvalidArguments,
-    MissingCapability,
     ProtocolError,
     ResultTooLarge,
     ToolBug,
@@ -28,18 +28,15 @@ from thornback.cluster.errors import (
 )
 from thornback.cluster.ids import new_id
 from thornback.cluster.messages import WIRE_VERSION, Complete, InputNeeded, Raised
+from thornback.cluster.protocol import error_result, rpc_error
 from thornback.tools.context import InputRequired, ToolContext
 from thornback.tools.definition import Tool
-from thornback.tools.results import call_tool_result, failure_result, jsonable, readable
+from thornback.tools.results import call_tool_result, jsonable, readable
 from thornback.tools.schemas import Misfit
 
 logger = logging.getLogger(__name__)
 
 Outcome = Complete | InputNeeded | Raised
-
-INVALID_PARAMS = -32602
-MISSING_CAPABILITY = -32021
-"""JSON-RPC codes (2026-07-28, basic, "Error Codes")."""
 
 
 async def run(
@@ -65,7 +62,9 @@ async def run(
             loop = asyncio.get_running_loop()
             outcome = await loop.run_in_executor(executor, context.run, attempt.in_thread)
         else:
-            outcome = await attempt.on_loop(executor)
+            if not tool.is_warm:  # a class may load a model when it is made
+                await asyncio.get_running_loop().run_in_executor(executor, attempt.warm)
+            outcome = await attempt.on_loop()
     except asyncio.CancelledError:
         ctx.cancel()
         raise
@@ -91,15 +90,17 @@ class _Attempt:
             return msgspec.structs.replace(outcome, cpu_s=time.thread_time() - started)
         return outcome
 
-    async def on_loop(self, executor: Executor | None) -> Outcome:
+    def warm(self) -> None:
+        # What this raises is raised again, and answered, by the run itself.
+        with contextlib.suppress(Exception):
+            self._tool.warm()
+
+    async def on_loop(self) -> Outcome:
         try:
-            loop = asyncio.get_running_loop()
-            # A class may load a model when it is made; the loop has other calls.
-            function = await loop.run_in_executor(executor, self._tool.warm)
-            value = await self._run_async(function)
-        except asyncio.CancelledError:
-            raise
+            value = await self._run_async()
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _cancelled():
+                raise
             return self._failed(error)
         return self._outcome_of(lambda: value)
 
@@ -118,18 +119,18 @@ class _Attempt:
         if self._tool.kind == "plain":
             return value
         try:
-            while not self._ctx.cancelled:
+            while True:
+                self._ctx.check()
                 self._add(next(value))
-            self._ctx.check()
         except StopIteration as stop:
             return self._items if stop.value is None else stop.value
         finally:
             value.close()
 
-    async def _run_async(self, function: Callable[..., Any]) -> Any:
+    async def _run_async(self) -> Any:
         if self._tool.kind == "async":
-            return await function(**self._keywords())
-        generator = function(**self._keywords())
+            return await self._tool.warm()(**self._keywords())
+        generator = self._tool.warm()(**self._keywords())
         try:
             async for item in generator:
                 self._add(item)
@@ -161,12 +162,12 @@ class _Attempt:
         if isinstance(error, InputRequired):
             return InputNeeded(WIRE_VERSION, msgspec.json.encode(error.requests), error.state)
         if isinstance(error, ProtocolError):
-            return _raised(error)
+            said = rpc_error(error)
+            return Raised(WIRE_VERSION, said.number, said.message, msgspec.json.encode(said.data))
         if not isinstance(error, (ToolFailure, Unavailable)):
             error = self._bug(error)
-        return Complete(
-            WIRE_VERSION, failure_result(str(error)), is_error=True, error_code=error.code
-        )
+        result = msgspec.json.encode(error_result(error))
+        return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
 
     def _bug(self, error: BaseException) -> ToolBug:
         """Log what only the people of this host may read."""
@@ -177,9 +178,7 @@ class _Attempt:
         return ToolBug(self._tool.name, error_id)
 
 
-def _raised(error: ProtocolError) -> Raised:
-    """What a tool may say in the protocol's words: the two codes that are about its own call."""
-    if isinstance(error, MissingCapability):
-        data = msgspec.json.encode({"requiredCapabilities": error.required})
-        return Raised(WIRE_VERSION, MISSING_CAPABILITY, str(error), data)
-    return Raised(WIRE_VERSION, INVALID_PARAMS, str(error))
+def _cancelled() -> bool:
+    """Whether this task is being cancelled, rather than something that its tool awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
