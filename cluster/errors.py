@@ -75,9 +75,11 @@ class InvalidParams(ProtocolError):
 
     code = "request.invalid_params"
 
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, why: str, reason: str = "") -> None:
+        super().__init__(why, reason)
         self.why = why
+        self.reason = reason
+        """A word for programs, `data.reason` on the wire; or empty."""
 
     def __str__(self) -> str:
         return f"Invalid params: {self.why}"
@@ -387,6 +389,19 @@ class RegistryUnavailable(Unavailable):
         return f"The registry is not available: {self.why}"
 
 
+class ContentUnavailable(Unavailable):
+    """The contents of resources cannot be reached, or no more can be taken, for a moment."""
+
+    code = "contents.unavailable"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"The contents of resources are not available: {self.why}"
+
+
 # --- the operator ---------------------------------------------------------------------------------
 
 
@@ -477,6 +492,19 @@ class ContentDamaged(StoreError):
 
     def __str__(self) -> str:
         return f"content sha256:{self.sha256} is damaged and was set aside"
+
+
+class ContentMissing(StoreError):
+    """The catalog names content that the store does not have."""
+
+    code = "store.missing"
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(sha256)
+        self.sha256 = sha256
+
+    def __str__(self) -> str:
+        return f"content sha256:{self.sha256} is missing from the store"
 
 
 def shown(text: str, limit: int = 80) -> str:

@@ -32,6 +32,7 @@ EXAMPLES: list[ThornbackError] = [
     errors.PoolInfeasible("embed", "1 GPU", "0 GPU"),
     errors.PoolBroken("mine", "my_tools", "ModuleNotFoundError: No module named 'duckdb'"),
     errors.RegistryUnavailable("it is restarting"),
+    errors.ContentUnavailable("their actor is away"),
     errors.ConfigError("local.yaml: pools.sql.tols: unknown key; did you mean tools?"),
     errors.LaunchError("port 8000 is taken"),
     errors.ClusterNotRunning("nothing listens on port 8000"),
@@ -41,6 +42,7 @@ EXAMPLES: list[ThornbackError] = [
     errors.StoreFenced(3, 4),
     errors.StoreConflict("tools/x", 1, 2),
     errors.ContentDamaged("9f86"),
+    errors.ContentMissing("9f86"),
 ]
 ABSTRACT = {errors.ThornbackError, errors.ProtocolError, errors.Unavailable}
 
