@@ -1,0 +1,300 @@
+"""From a pool's name to its replicas: the one place where calls become messages.
+
+A call is `queued` until it is handed to Serve, `sent` until a host admits it, then `acknowledged`,
+then `done`; that state decides what a failure means. Serve itself replays what no replica accepted,
+so a failure that reaches us from a call that was sent may follow its effects. Who may call what,
+and whether to try again, is the engine's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any, Literal, Protocol
+
+from thornback.cluster.catalog import PoolEntry
+from thornback.cluster.errors import (
+    NoReplica,
+    Overloaded,
+    PoolBroken,
+    ReplicaLost,
+    ToolTimeout,
+    Unavailable,
+)
+from thornback.cluster.messages import (
+    WIRE_VERSION,
+    Acknowledged,
+    CallMessage,
+    Complete,
+    Event,
+    InputNeeded,
+    Outcome,
+    Progress,
+    Raised,
+    Refused,
+    decode_reply,
+    encode,
+)
+from thornback.deployments.clock import Clock
+from thornback.deployments.pool_health import ClusterFacts, Starting, cause_in, diagnose
+
+logger = logging.getLogger(__name__)
+
+DEPLOYMENT = "ToolHost"
+"""Name of the one deployment in each pool's application."""
+PATIENCE_S = 1.0
+"""Seconds a call waits for a host to admit it before anybody asks why."""
+RETRY_AFTER_S = 1.0
+CLOSING_S = 0.05
+"""Seconds to wait for a stream that may have come up in the moment it was cancelled."""
+
+State = Literal["queued", "sent", "acknowledged", "done"]
+Emit = Callable[[Event], None]
+
+
+class Stream(Protocol):
+    """Replies to one call, as Serve's `DeploymentResponseGenerator` gives them."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    def cancel(self) -> None: ...
+
+
+class Handle(Protocol):
+    """What can be asked of a pool's deployment, as Serve's `DeploymentHandle` does it."""
+
+    def remote(self, message: bytes) -> Stream: ...
+
+
+class Pool(Protocol):
+    """The replicas that run a pool's tools."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def call(self, message: CallMessage, emit: Emit) -> Outcome:
+        """Run one call: events to `emit` as they come, then its outcome.
+
+        Cancelling the awaiting task cancels the tool.
+
+        Raises:
+            Unavailable: nobody took the call, or its host died (`ReplicaLost`).
+            ToolTimeout: the call was running at its deadline, `message.remaining_s` from now.
+        """
+        ...
+
+
+class Pools:
+    """The pools of a gateway, by their entries in the catalog; each is made once and kept."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        facts: ClusterFacts | None = None,
+        handle_to: Callable[[str], Handle] | None = None,
+    ) -> None:
+        """
+        Args:
+            facts: None: asks Ray and Ray Serve.
+            handle_to: From the name of a pool's application to its handle; None: Ray Serve's.
+        """
+        self._clock = clock
+        self._facts = facts or ClusterFacts(clock)
+        self._handle_to = handle_to or _serve_handle
+        self._pools: dict[str, ServePool] = {}
+
+    def get(self, entry: PoolEntry) -> ServePool:
+        """The pool of this entry; a changed entry changes the limits of the pool that is there."""
+        pool = self._pools.get(entry.application)
+        if pool is None:
+            handle = self._handle_to(entry.application)
+            pool = self._pools[entry.application] = ServePool(
+                entry, handle, self._clock, self._facts
+            )
+        pool.entry = entry
+        return pool
+
+
+class ServePool:
+    """A pool reached through one Serve handle, one stream for each call."""
+
+    def __init__(self, entry: PoolEntry, handle: Handle, clock: Clock, facts: ClusterFacts) -> None:
+        self.entry = entry
+        self._handle = handle
+        self._clock = clock
+        self._facts = facts
+        self._waiting = 0
+        """Calls that no host has admitted yet: this gateway's queue for the pool."""
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    async def call(self, message: CallMessage, emit: Emit) -> Outcome:
+        limit = self.entry.max_queued_requests
+        if 0 <= max(limit, min(limit, 1)) <= self._waiting:
+            raise Overloaded(self.name, RETRY_AFTER_S)
+        flight = _Flight(self, message, emit)
+        # Serve ties a handle call to the request in whose context it is made, and cancels it with
+        # that request. When to cancel is ours to say: a fresh context knows of no request.
+        task = asyncio.create_task(flight.fly(), context=contextvars.Context())
+        patience = asyncio.get_running_loop().call_later(PATIENCE_S, flight.ask_why, task)
+        try:
+            async with asyncio.timeout(message.remaining_s):
+                return await task
+        except TimeoutError:
+            raise flight.too_late() from None
+        finally:
+            patience.cancel()
+            flight.land()
+
+
+class _Flight:
+    """One call on its way: its state, and what is known about why it waits."""
+
+    def __init__(self, pool: ServePool, message: CallMessage, emit: Emit) -> None:
+        self._pool = pool
+        self._message = message
+        self._emit = emit
+        self._state: State = "queued"
+        self._said_waiting = False
+        self._why = "no host took the call"
+        self._verdict: Unavailable | None = None
+        """Why the call will never be admitted, once that is known."""
+        self._asking: asyncio.Task[None] | None = None
+        pool._waiting += 1
+
+    def _reach(self, state: State) -> None:
+        if self._state in ("queued", "sent") and state in ("acknowledged", "done"):
+            self._pool._waiting -= 1
+        self._state = state
+
+    def land(self) -> None:
+        """The call is over, whichever way."""
+        self._reach("done")
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def fly(self) -> Outcome:
+        stream: Stream | None = None
+        try:
+            stream = self._pool._handle.remote(encode(self._message))
+            self._reach("sent")
+            async for data in stream:
+                reply = decode_reply(data)
+                if isinstance(reply, (Complete, InputNeeded, Raised, Refused)):
+                    stream = None
+                    return reply
+                self._heard(reply)
+        except asyncio.CancelledError:
+            if self._verdict is not None:
+                raise self._verdict from None
+            raise
+        except Exception as error:
+            raise await self._failure(error) from None
+        finally:
+            if stream is not None:
+                await _close(stream, self._state == "sent")
+        raise ReplicaLost(self._pool.name, self._message.tool)  # it ended without an outcome
+
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, Acknowledged):
+            self._reach("acknowledged")
+        self._emit(event)
+
+    async def _failure(self, error: Exception) -> Unavailable:
+        """What an exception of the handle means for this call."""
+        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+        pool = self._pool
+        if isinstance(error, BackPressureError):
+            return Overloaded(pool.name, error.retry_after_s or RETRY_AFTER_S)
+        if isinstance(error, DeploymentUnavailableError):
+            diagnosis = diagnose(pool.entry, await pool._facts.now())
+            if isinstance(diagnosis, Starting):
+                return PoolBroken(pool.name, "its deployment", cause_in(error.message))
+            return diagnosis
+        # Whatever else: Serve replays what no replica accepted, so the host had the call.
+        logger.warning(
+            "call %s of %s lost its replica: %s",
+            self._message.call_id,
+            self._message.tool,
+            type(error).__name__,
+        )
+        return ReplicaLost(pool.name, self._message.tool)
+
+    # --- a call that waits ------------------------------------------------------------------------
+
+    def ask_why(self, task: asyncio.Task[Outcome]) -> None:
+        """Find out why nobody admits the call; called when patience ends."""
+        if self._state == "sent":
+            self._asking = asyncio.create_task(self._ask_why(task), context=contextvars.Context())
+
+    async def _ask_why(self, task: asyncio.Task[Outcome]) -> None:
+        while self._state == "sent":
+            diagnosis = diagnose(self._pool.entry, await self._pool._facts.now())
+            if self._state != "sent":
+                return
+            if not isinstance(diagnosis, Starting):
+                self._verdict = diagnosis
+                task.cancel()
+                return
+            self._say_waiting(diagnosis.why)
+            await asyncio.sleep(PATIENCE_S)
+
+    def _say_waiting(self, why: str) -> None:
+        self._why = why
+        if self._message.progress and not self._said_waiting:
+            self._said_waiting = True
+            text = f"waiting for a replica of pool {self._pool.name} to start: {why}"
+            self._emit(Progress(WIRE_VERSION, 0.0, None, text))
+
+    def too_late(self) -> NoReplica | ToolTimeout:
+        """What the deadline means, from how far the call came."""
+        if self._state in ("queued", "sent"):
+            return NoReplica(self._pool.name, self._why, RETRY_AFTER_S)
+        return ToolTimeout(self._message.tool, self._message.remaining_s)
+
+
+async def _close(stream: Stream, unanswered: bool) -> None:
+    """Cancel what runs at the other end of a stream that nobody reads any more."""
+    stream.cancel()
+    if not unanswered:
+        return
+    # Assigned to a replica in this very moment, but not yet known to the stream: its `cancel` did
+    # nothing then. Reading on finds the replica, and giving that up cancels there.
+    with suppress(Exception):
+        async with asyncio.timeout(CLOSING_S):
+            async for _ in stream:
+                pass
+
+
+def refusal(pool: str, refused: Refused) -> Unavailable:
+    """The error that a host's refusal stands for."""
+    facts = refused.facts
+    match refused.code, len(facts):
+        case Overloaded.code, 2:
+            return Overloaded(facts[0], float(facts[1]))
+        case NoReplica.code, 3:
+            return NoReplica(facts[0], facts[1], float(facts[2]))
+        case PoolBroken.code, 3:
+            return PoolBroken(*facts)
+        case _:  # of a host that speaks a later version
+            return NoReplica(pool, f"its host refuses calls ({refused.code})", RETRY_AFTER_S)
+
+
+def _serve_handle(application: str) -> Any:
+    """A handle that is ours alone: one stream for each call, this node's replicas first."""
+    from ray.serve.handle import DeploymentHandle
+
+    handle: DeploymentHandle[Any] = DeploymentHandle(DEPLOYMENT, application)
+    handle._init(_prefer_local_routing=True)  # type: ignore[no-untyped-call]
+    return handle.options(
+        method_name="call",
+        stream=True,
+        request_serialization="pickle",
+        response_serialization="pickle",
+    )

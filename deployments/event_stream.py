@@ -1,0 +1,115 @@
+"""What one running call says, on its way from the tool's thread to the gateway: in order, bounded.
+
+A slow reader must cost the tool's host nothing: progress coalesces (the latest counts), a log
+message too many is dropped and counted, and a tool that yields items waits until they are read.
+The stream knows nothing of tools or of what carries the events further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from thornback.cluster.messages import WIRE_VERSION, Event, Log, Partial, Progress
+
+MAX_PARTIALS = 32
+MAX_PARTIAL_BYTES = 1024 * 1024
+MAX_LOGS = 256
+
+
+class EventStream:
+    """The `emit` of one call, and the iterator that empties it. Emitting is safe on any thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._loop_thread = threading.get_ident()
+        self._changed = threading.Condition()
+        self._events: list[Event] = []
+        self._progress_at: int | None = None
+        """Where in `_events` a progress report waits that a later one may replace."""
+        self._partials = 0
+        self._partial_bytes = 0
+        self._logs = 0
+        self._logs_dropped = 0
+        self._closed = False
+        self._finished = False
+        self._wanted = asyncio.Event()
+        self._taken = asyncio.Event()
+
+    def __call__(self, event: Event) -> None:
+        """Emit. An item blocks the calling thread while the stream is full, but never the loop."""
+        with self._changed:
+            if isinstance(event, Partial) and threading.get_ident() != self._loop_thread:
+                self._changed.wait_for(lambda: self._closed or not self._is_full())
+            if self._closed:  # nobody reads any more
+                return
+            self._keep(event)
+            self._loop.call_soon_threadsafe(self._wanted.set)
+
+    async def room(self) -> None:
+        """Wait, on the loop, until an item would not block."""
+        while self._is_full() and not self._closed:
+            self._taken.clear()
+            await self._taken.wait()
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What was emitted, as it comes, until `finish`."""
+        while True:
+            self._wanted.clear()
+            taken = self._take()
+            for event in taken:
+                yield event
+            if not taken:
+                if self._finished:
+                    return
+                await self._wanted.wait()
+
+    def finish(self) -> None:
+        """Nothing more comes. Called on the loop."""
+        self._finished = True
+        self._wanted.set()
+
+    def close(self) -> None:
+        """Nobody reads any more: what waits for room goes on, and what is emitted is dropped."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._taken.set()
+
+    def _is_full(self) -> bool:
+        return self._partials >= MAX_PARTIALS or self._partial_bytes >= MAX_PARTIAL_BYTES
+
+    def _keep(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            if self._progress_at is not None:
+                self._events[self._progress_at] = event
+                return
+            self._progress_at = len(self._events)
+        elif isinstance(event, Partial):
+            self._partials += 1
+            self._partial_bytes += len(event.value)
+        elif isinstance(event, Log):
+            if self._logs >= MAX_LOGS:
+                self._logs_dropped += 1
+                return
+            self._logs += 1
+        self._events.append(event)
+
+    def _take(self) -> list[Event]:
+        with self._changed:
+            taken, self._events = self._events, []
+            if self._logs_dropped:
+                taken.append(_dropped(self._logs_dropped))
+            self._progress_at = None
+            self._partials = self._partial_bytes = self._logs = self._logs_dropped = 0
+            self._changed.notify_all()
+        self._taken.set()
+        return taken
+
+
+def _dropped(count: int) -> Log:
+    data = msgspec.json.encode(f"{count} log messages were dropped: they came faster than read")
+    return Log(WIRE_VERSION, "warning", data, "thornback")

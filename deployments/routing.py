@@ -1,0 +1,295 @@
+"""`RoutingEngine`: a call that was understood, to the pool that runs it.
+
+Catalog, policy, arguments, deadline, dispatch, retry: in this order, and each decision is made
+elsewhere (`catalog.py`, `policies.py`, `validation.py`). The engine never parses a result, holds no
+lock across an await, and knows neither HTTP nor how a pool is reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from thornback.cluster.catalog import Catalog, PoolEntry, ToolSpec, content_hash_of
+from thornback.cluster.errors import (
+    InvalidArguments,
+    NoReplica,
+    PoolBroken,
+    ToolTimeout,
+    Unavailable,
+    UnknownTool,
+    shown,
+)
+from thornback.cluster.messages import (
+    WIRE_VERSION,
+    Acknowledged,
+    CallMessage,
+    Complete,
+    Event,
+    InputNeeded,
+    LogLevel,
+    Partial,
+    Progress,
+    Raised,
+    Refused,
+)
+from thornback.cluster.policies import GiveUp, effective_timeout_s, retry_verdict
+from thornback.cluster.principals import Caller
+from thornback.cluster.validation import SchemaCheck, nearest
+from thornback.deployments.clock import Clock
+from thornback.deployments.dispatch import Emit, Pool, refusal
+
+MAX_CHECKS = 4096
+"""Compiled schemas kept; the oldest goes first."""
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One `tools/call`, decoded and its caller known."""
+
+    caller: Caller
+    tool: str
+    arguments: bytes
+    """A JSON object, as it came."""
+    call_id: str
+    version: str | None = None
+    """Version that the caller names; None: the newest stable one."""
+    progress: bool = False
+    log_level: LogLevel | None = None
+    capabilities: bytes = b"{}"
+    input_responses: bytes | None = None
+    request_state: str | None = None
+    """Opened by the edge: what the tool left, as plain text."""
+    traceparent: str | None = None
+    timeout_s: float | None = None
+    """Seconds that the caller would wait; None: as long as the tool's policy says."""
+
+
+class Routed(msgspec.Struct, frozen=True):
+    """What a call came to, and how."""
+
+    outcome: Complete | InputNeeded | Raised
+    version: str
+    """Version of the tool that ran."""
+    attempts: int
+    queue_s: float
+    """Seconds from the call's arrival until a host admitted the attempt that answered."""
+
+
+class PoolFinder(Protocol):
+    """Where pools come from, by their entry in the catalog; `dispatch.Pools` is one."""
+
+    def get(self, entry: PoolEntry) -> Pool: ...
+
+
+class RoutingEngine:
+    """Routes calls by the catalog of the moment. One for each gateway."""
+
+    def __init__(
+        self,
+        catalog: Callable[[], Catalog],
+        pools: PoolFinder,
+        clock: Clock,
+        max_timeout_s: float = 3600.0,
+    ) -> None:
+        """
+        Args:
+            catalog: The catalog as this gateway knows it now.
+            max_timeout_s: Hard limit on the time of any call, in seconds.
+        """
+        self._catalog = catalog
+        self._pools = pools
+        self._clock = clock
+        self._max_timeout_s = max_timeout_s
+        self._checks = _SchemaChecks()
+
+    async def call(self, call: Call, emit: Emit) -> Routed:
+        """Run a call. Cancelling the awaiting task cancels the tool.
+
+        Args:
+            emit: Gets progress, items and log messages as they come.
+
+        Raises:
+            UnknownTool: no tool of that name and version that this caller may use.
+            InvalidArguments: they do not fit the tool's input schema.
+            ToolTimeout: it did not finish in time.
+            Unavailable: nobody could run it.
+        """
+        arrived = self._clock.monotonic()
+        catalog = self._catalog()
+        spec = tool_for(call, catalog)
+        pool = self._pools.get(_pool_of(spec, catalog))
+        timeout_s = effective_timeout_s(spec.call.timeout_s, call.timeout_s, self._max_timeout_s)
+        await self._check_arguments(spec, call.arguments)
+        return await self._attempt(call, spec, pool, emit, arrived, timeout_s)
+
+    async def _check_arguments(self, spec: ToolSpec, arguments: bytes) -> None:
+        try:
+            check = await self._checks.of(spec)
+        except ValueError as error:
+            raise PoolBroken(
+                spec.pool, spec.module, f"input schema of {spec.name}: {error}"
+            ) from None
+        try:
+            value = msgspec.json.decode(arguments)
+        except msgspec.DecodeError as error:
+            raise InvalidArguments(spec.name, [f"(top): not JSON: {shown(str(error))}"]) from None
+        if misfits := check.misfits(value):
+            raise InvalidArguments(spec.name, misfits)
+
+    async def _attempt(
+        self,
+        call: Call,
+        spec: ToolSpec,
+        pool: Pool,
+        emit: Emit,
+        arrived: float,
+        timeout_s: float,
+    ) -> Routed:
+        """Send the call until it is answered, or must not or need not be sent again."""
+        reports = _Reports(emit, self._clock)
+        attempts = 0
+        while True:
+            attempts += 1
+            remaining_s = arrived + timeout_s - self._clock.monotonic()
+            try:
+                outcome = await pool.call(_message(call, spec, remaining_s), reports)
+                if not isinstance(outcome, Refused):
+                    queue_s = max(0.0, reports.admitted_at - arrived)
+                    return Routed(outcome, spec.version, attempts, queue_s)
+                failure: Unavailable = refusal(pool.name, outcome)
+                by_host = True
+            except ToolTimeout:
+                raise ToolTimeout(spec.name, timeout_s) from None
+            except Unavailable as error:
+                failure, by_host = error, False
+            verdict = retry_verdict(
+                failure,
+                # What the client has seen of an attempt cannot be taken back.
+                repeatable=spec.repeatable and not reports.said_items,
+                attempts=attempts,
+                max_attempts=spec.call.max_attempts,
+                remaining_s=arrived + timeout_s - self._clock.monotonic(),
+                by_host=by_host,
+            )
+            if isinstance(verdict, GiveUp):
+                raise failure
+            await asyncio.sleep(verdict.pause_s)
+
+
+def tool_for(call: Call, catalog: Catalog) -> ToolSpec:
+    """The version of the tool that answers this call.
+
+    Raises:
+        UnknownTool: there is none that this caller may use; the hint is from what it may see.
+        PoolBroken: there would be, but the pool that declares it could not be loaded.
+    """
+    caller = call.caller
+    spec = catalog.tool(call.tool, caller)
+    if spec is not None and call.version not in (None, spec.version):
+        spec = next(
+            (
+                s
+                for s in catalog.tools[call.tool]
+                if s.version == call.version and _admits(s, caller)
+            ),
+            None,
+        )
+        if spec is None:
+            raise UnknownTool(call.tool, f"it has no version {shown(str(call.version))}")
+    if spec is not None:
+        return spec
+    for entry in catalog.of("pools").values():
+        if (
+            isinstance(entry, PoolEntry)
+            and entry.state == "broken"
+            and call.tool in entry.lost_tools
+            and caller.may_use(call.tool)
+        ):
+            raise _broken(entry)
+    near = nearest(call.tool, (s.name for s in catalog.listed_tools(caller)))
+    raise UnknownTool(call.tool, f"did you mean {near}?" if near else "")
+
+
+def _admits(spec: ToolSpec, caller: Caller) -> bool:
+    return caller.may_use(spec.name) and spec.access.admits(caller)
+
+
+def _pool_of(spec: ToolSpec, catalog: Catalog) -> PoolEntry:
+    entry = catalog.pool(spec.pool)
+    if entry is None:
+        raise NoReplica(spec.pool, "it is not in the catalog", 1.0)
+    if entry.state == "broken":
+        raise _broken(entry)
+    return entry
+
+
+def _broken(entry: PoolEntry) -> PoolBroken:
+    return PoolBroken(entry.name, entry.failed_module or "its modules", entry.cause or "unknown")
+
+
+def _message(call: Call, spec: ToolSpec, remaining_s: float) -> CallMessage:
+    return CallMessage(
+        WIRE_VERSION,
+        call.call_id,
+        spec.name,
+        spec.version,
+        call.arguments,
+        remaining_s,
+        call.caller.principal,
+        call.progress,
+        call.log_level,
+        call.capabilities,
+        call.input_responses,
+        call.request_state,
+        call.traceparent,
+        spec.call.max_result_bytes,
+    )
+
+
+class _Reports:
+    """Passes on what the attempts of one call say, as if there had been one."""
+
+    def __init__(self, emit: Emit, clock: Clock) -> None:
+        self._emit = emit
+        self._clock = clock
+        self._progress = float("-inf")
+        self.admitted_at = clock.monotonic()
+        """When a host admitted the last attempt; when the call came, before any did."""
+        self.said_items = False
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Acknowledged):
+            self.admitted_at = self._clock.monotonic()
+            return
+        if isinstance(event, Progress):
+            # It must increase, and both the wait for a replica and a second attempt begin at 0.
+            if event.progress <= self._progress:
+                return
+            self._progress = event.progress
+        self.said_items = self.said_items or isinstance(event, Partial)
+        self._emit(event)
+
+
+class _SchemaChecks:
+    """Compiled input schemas by content hash, each compiled once, off the loop."""
+
+    def __init__(self) -> None:
+        self._checks: dict[str, asyncio.Task[SchemaCheck]] = {}
+
+    async def of(self, spec: ToolSpec) -> SchemaCheck:
+        key = spec.content_hash or content_hash_of(spec)
+        task = self._checks.get(key)
+        if task is None:
+            if len(self._checks) >= MAX_CHECKS:
+                del self._checks[next(iter(self._checks))]
+            task = asyncio.create_task(
+                asyncio.to_thread(SchemaCheck.compile, bytes(spec.input_schema)),
+                context=contextvars.Context(),
+            )
+            self._checks[key] = task
+        # One who gives up must not take the compiling away from the others.
+        return task.result() if task.done() else await asyncio.shield(task)
