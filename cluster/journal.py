@@ -258,9 +258,9 @@ class Journal:
             "SELECT number FROM changes ORDER BY position DESC LIMIT 1 OFFSET ?",
             (self._log_changes,),
         ).fetchone()
-        dropped = self._writer.execute("DELETE FROM changes WHERE number <= ?", (through,)).rowcount
+        dropped = self._writer.execute("DELETE FROM changes WHERE number <= ?", (through,))
         self._writer.execute("UPDATE store SET trimmed = ?", (through,))
-        return logged - dropped
+        return logged - dropped.rowcount
 
     def _merge_wal(self) -> None:
         """Copy the WAL into the database when it has grown.
@@ -309,8 +309,8 @@ class Journal:
         too_many = self._reader.execute(numbers, (number, limit)).fetchone()
         if too_many is None:
             return last
-        (first,) = self._reader.execute(numbers, (number, 0)).fetchone()
-        return max(first, too_many[0] - 1)
+        first = self._reader.execute(numbers, (number, 0)).fetchone()
+        return max(int(first[0]), int(too_many[0]) - 1)
 
     def _read(self, statement: str, *parameters: str) -> list[tuple[str, str, int, bytes]]:
         with self._reading, self._reader_transaction():
