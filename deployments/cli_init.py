@@ -26,7 +26,7 @@ def reverse(text: str) -> str:
     return text[::-1]
 '''
 
-TEST = '''"""A tool stays a plain function; `client` shows it as an agent sees it. No Ray is started."""
+TEST = '''"""A tool stays a plain function; `client` shows it as an agent sees it, without Ray."""
 
 import asyncio
 

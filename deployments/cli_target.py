@@ -1,22 +1,24 @@
 """Which cluster a command speaks to, and with which key.
 
-`up` leaves a pointer file for each cluster under `state_home()/clusters`; without options a command
+`up` leaves a pointer for each cluster that it started on this machine; without options a command
 takes the one that runs. A key comes from a file or the environment, never from the command line,
 which every user of the machine can read in the process list.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
 from thornback.cluster.errors import ClusterNotRunning, ConfigError
+
+if TYPE_CHECKING:
+    from thornback.deployments.cluster_file import ClusterFile
 
 KEY_VARIABLE = "THORNBACK_KEY"
 KNOCK_TIMEOUT_S = 0.5
@@ -33,48 +35,37 @@ KeyFileOption = Annotated[
 ]
 
 
-def clusters_here() -> dict[str, dict[str, Any]]:
-    """What the pointer files say of each cluster that was started on this machine, by name."""
-    from thornback.cluster.config import state_home
-
-    found = {}
-    for path in sorted((state_home() / "clusters").glob("*.json")):
-        try:
-            pointer = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):  # removed, or being written, while we look
-            continue
-        if isinstance(pointer, dict) and isinstance(pointer.get("url"), str):
-            found[path.stem] = pointer
-    return found
-
-
-def pointer_of(name: str | None) -> dict[str, Any]:
-    """The pointer of the cluster `name`, or of the only one that runs.
+def cluster_here(name: str | None) -> ClusterFile:
+    """The cluster `name` of this machine, or the only one that runs.
 
     Raises:
-        ClusterNotRunning: none, or more than one; the message says what to do.
+        ClusterNotRunning: there is none, or more than one; the message says what to do.
     """
-    pointers = clusters_here()
+    # Not at the top: it brings pydantic, which `thornback --help` can do without.
+    from thornback.deployments.cluster_file import known_clusters
+
+    clusters = {cluster.name: cluster for cluster in known_clusters()}
     if name is not None:
-        if name not in pointers:
-            known = f"; here are {', '.join(pointers)}" if pointers else ""
+        if name not in clusters:
+            known = f"; here are {', '.join(clusters)}" if clusters else ""
             raise ClusterNotRunning(f"no cluster called {name} was started here{known}")
-        return pointers[name]
-    running = {n: p for n, p in pointers.items() if _answers(p["url"])}
+        return clusters[name]
+    running = [cluster for cluster in clusters.values() if _answers(cluster.url)]
     if not running:
         raise ClusterNotRunning("no cluster runs here: start one with `thornback up`")
     if len(running) > 1:
-        raise ClusterNotRunning(f"several clusters run here; add --name {'|'.join(running)}")
-    return next(iter(running.values()))
+        names = ", ".join(cluster.name for cluster in running)
+        raise ClusterNotRunning(f"several clusters run here: add --cluster and one of {names}")
+    return running[0]
 
 
 def url_of(url: str | None, name: str | None) -> str:
     """The URL of `/mcp` to speak to.
 
     Raises:
-        ClusterNotRunning: as `pointer_of`.
+        ClusterNotRunning: as `cluster_here`.
     """
-    return url if url is not None else str(pointer_of(name)["url"])
+    return url if url is not None else cluster_here(name).url
 
 
 def key_of(key_file: Path | None) -> str | None:
