@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,7 +145,7 @@ class RegistryActor:
             together, self._waiting = self._waiting, []
             edits = [edit for edit, _ in together]
             try:
-                outcomes = await self._on_disk(lambda edits=edits: registry.write(*edits))
+                outcomes = await self._on_disk(partial(registry.write, *edits))
             except Exception as e:
                 for _, answer in together:
                     _settle(answer, e)

@@ -8,7 +8,7 @@ HTTP, Ray or who is listening; `registry.py` makes catalogs, gateways hold them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal
@@ -289,18 +289,55 @@ class Catalog:
     def changed(self, epoch: int, changes: Iterable[Change]) -> Catalog:
         """The catalog after `changes`, in their order. Spaces without a change are shared."""
         spaces: dict[Space, dict[str, Entry]] = {}
+        touched: dict[str, set[str]] = {}  # keys of changed tools by name
         number = self.number
         for change in changes:
             number = max(number, change.number)
             if change.space not in ENTRY_TYPES:  # written by a later version of this program
                 continue
             space: Space = change.space
-            entries = spaces.setdefault(space, dict(self._entries[space]))
-            if change.value is None:
-                entries.pop(change.key, None)
+            if space not in spaces:
+                spaces[space] = dict(self._entries[space])
+            old = spaces[space].pop(change.key, None)
+            new = None if change.value is None else decode_entry(space, change.value)
+            if new is not None:
+                spaces[space][change.key] = new
+            for spec in (old, new):
+                if isinstance(spec, ToolSpec):
+                    touched.setdefault(spec.name, set()).add(change.key)
+        catalog = Catalog(self.store_id, epoch, number, {**self._entries, **spaces})
+        catalog._inherit(self, spaces.keys(), touched)
+        return catalog
+
+    def _inherit(
+        self, before: Catalog, changed: Collection[Space], touched: Mapping[str, set[str]]
+    ) -> None:
+        """Take over what `before` has made already and these changes leave as it is.
+
+        With 10,000 tools, sorting them anew for each single change would cost a gateway more than
+        all else about it.
+        """
+        if "principal_book" in vars(before) and "principals" not in changed:
+            vars(self)["principal_book"] = before.principal_book
+        if "tools" in vars(before):
+            vars(self)["tools"] = self._tools_after(before.tools, touched)
+
+    def _tools_after(
+        self, before: Mapping[str, tuple[ToolSpec, ...]], touched: Mapping[str, set[str]]
+    ) -> Mapping[str, tuple[ToolSpec, ...]]:
+        if not touched:
+            return before
+        tools, entries = dict(before), self._entries["tools"]
+        for name, keys in touched.items():
+            kept = [spec for spec in before.get(name, ()) if spec.key not in keys]
+            made = [spec for key in keys if isinstance(spec := entries.get(key), ToolSpec)]
+            if kept or made:
+                tools[name] = _newest_first(kept + made)
             else:
-                entries[change.key] = decode_entry(space, change.value)
-        return Catalog(self.store_id, epoch, number, {**self._entries, **spaces})
+                tools.pop(name, None)
+        if any(name not in before for name in touched):
+            return {name: tools[name] for name in sorted(tools)}
+        return tools
 
     # What follows is made on first use and kept: a catalog is read far more often than it changes.
 
@@ -311,12 +348,7 @@ class Catalog:
         for spec in self._entries["tools"].values():
             assert isinstance(spec, ToolSpec)
             versions.setdefault(spec.name, []).append(spec)
-        return {
-            name: tuple(
-                sorted(versions[name], key=lambda s: semver.Version.parse(s.version), reverse=True)
-            )
-            for name in sorted(versions)
-        }
+        return {name: _newest_first(versions[name]) for name in sorted(versions)}
 
     @cached_property
     def principal_book(self) -> PrincipalBook:
@@ -351,6 +383,14 @@ class Catalog:
     def pool(self, name: str) -> PoolEntry | None:
         entry = self._entries["pools"].get(name)
         return entry if isinstance(entry, PoolEntry) else None
+
+
+def _newest_first(versions: Iterable[ToolSpec]) -> tuple[ToolSpec, ...]:
+    # By the text as well: versions that differ in build metadata alone are equal to semver, and
+    # every replica must list them in one order.
+    return tuple(
+        sorted(versions, key=lambda s: (semver.Version.parse(s.version), s.version), reverse=True)
+    )
 
 
 def _may_use(caller: Caller, spec: ToolSpec) -> bool:
