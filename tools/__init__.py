@@ -8,12 +8,13 @@ if __name__ != "thornback.tools":  # a second copy of a class is a different cla
 
 from thornback.cluster.errors import MissingCapability, ToolFailure
 from thornback.tools.context import ToolContext
-from thornback.tools.definition import Tool, problems, tool, tools_of
+from thornback.tools.definition import DefinitionError, Tool, problems, tool, tools_of
 from thornback.tools.results import Audio, EmbeddedResource, Image, ResourceLink, ToolResult
 from thornback.tools.schemas import Header
 
 __all__ = [
     "Audio",
+    "DefinitionError",
     "EmbeddedResource",
     "Header",
     "Image",

@@ -58,6 +58,10 @@ NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _MARK = "__thornback_tool__"
 
 
+class DefinitionError(TypeError):
+    """What was decorated cannot be a tool. The text is about code, and safe to show to anybody."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tool:
     """A declared tool: what the catalog says about it, and what runs it."""
@@ -109,6 +113,14 @@ class Tool:
             if not self._instance:
                 self._instance.append(cast(Callable[..., Any], self.target()))
             return self._instance[0]
+
+    def close(self) -> None:
+        """Close this process's instance of the class, if there is one and it has `close`."""
+        with self._instance_lock:
+            for instance in self._instance:
+                if callable(close := getattr(instance, "close", None)):
+                    close()
+            self._instance.clear()
 
     def spec(self, pool: str) -> ToolSpec:
         """The catalog entry of this tool in a pool."""
@@ -201,7 +213,7 @@ def tool(
         principals: Shell patterns of who may use it; `tag:PATTERN` matches tags.
 
     Raises:
-        TypeError: if it cannot be a tool; the message says what to change.
+        DefinitionError: if it cannot be a tool; the message says what to change.
     """
 
     def declare(target: F) -> F:
@@ -222,7 +234,7 @@ def tool(
                 access=AccessPolicy(tuple(principals)),
             )
         except TypeError as error:
-            raise TypeError(f"tool {label}: {error}") from error
+            raise DefinitionError(f"tool {label}: {error}") from error
         setattr(target, _MARK, declared)
         return target
 
@@ -247,7 +259,7 @@ def tools_of(module: types.ModuleType) -> list[Tool]:
     What it merely imports from elsewhere is not its own, unless from a module below it.
 
     Raises:
-        TypeError: if two of them have the same name and version.
+        DefinitionError: if two of them have the same name and version.
     """
     found: dict[tuple[str, str], Tool] = {}
     exported = set(getattr(module, "__all__", ()))
@@ -260,7 +272,7 @@ def tools_of(module: types.ModuleType) -> list[Tool]:
             continue
         other = found.setdefault((declared.name, declared.version), declared)
         if other is not declared:
-            raise TypeError(
+            raise DefinitionError(
                 f"{module.__name__} has two tools {declared.name} {declared.version}: "
                 f"{other.target.__qualname__} and {declared.target.__qualname__}"
             )
