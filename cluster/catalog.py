@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import semver
@@ -20,6 +20,14 @@ from thornback.cluster.principals import Caller, PrincipalBook, PrincipalEntry
 
 Space = Literal["tools", "prompts", "resources", "templates", "pools", "principals"]
 """The kinds of entry a catalog holds; also the first half of an entry's key in the journal."""
+
+
+if TYPE_CHECKING:
+    _OptionalRaw = msgspec.Raw | None
+else:
+    # msgspec decodes a union with `Raw` as if `Raw` were not in it. None is never written (it is
+    # the default, and defaults are left out), so that what is read is always a document.
+    _OptionalRaw = msgspec.Raw
 
 
 class Annotations(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,7 +91,7 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Dotted name of the module that declares the tool."""
     input_schema: msgspec.Raw
     """JSON Schema 2020-12 with `type: object` on top, byte for byte as it is published."""
-    output_schema: msgspec.Raw | None = None
+    output_schema: _OptionalRaw = None
     annotations: Annotations = Annotations()
     access: AccessPolicy = AccessPolicy()
     call: CallPolicy = CallPolicy()
