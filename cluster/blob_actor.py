@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 ACTOR = "blobs"
 """Name of the actor, in the namespace of its cluster."""
+CONTENTS = "contents"
+"""Its directory, in the cluster's state directory."""
 INLINE_BYTES = 100_000
 """Content up to this size travels in the answer itself; Ray has a limit of the same size."""
 CHUNK_BYTES = 1 << 20
@@ -183,31 +185,23 @@ class BlobActor:
 class BlobClient:
     """Contents, as a process anywhere in the cluster reads and puts them.
 
-    An actor that dies is restarted by Ray, and the handle stays good; reads meanwhile come from the
-    files where this process can see them.
+    Outlives the actor: one that dies is restarted by Ray, one that is gone is looked up anew, and
+    reads meanwhile come from the files where this process can see them.
     """
 
-    def __init__(self, actor: Any, directory: Path | None = None, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, namespace: str, state_dir: Path | None = None, timeout_s: float = 10.0
+    ) -> None:
         """
         Args:
-            actor: Handle of a `BlobActor`.
-            directory: Its directory, for a process that may be on its node.
+            namespace: Ray namespace of the cluster.
+            state_dir: The cluster's, for a process that may be on the node that has it.
             timeout_s: How long one answer of the actor may take.
         """
-        self._actor = actor
-        self._files = ContentFiles(directory) if directory is not None else None
+        self.namespace = namespace
+        self._actor: Any = None
+        self._files = ContentFiles(state_dir / CONTENTS) if state_dir is not None else None
         self._timeout_s = timeout_s
-
-    @classmethod
-    def connect(cls, namespace: str, directory: Path | None = None) -> BlobClient:
-        """
-        Raises:
-            ContentUnavailable: if this cluster has no blob actor.
-        """
-        try:
-            return cls(ray.get_actor(ACTOR, namespace=namespace), directory)
-        except ValueError as error:
-            raise ContentUnavailable("there is no actor for them") from error
 
     async def get(self, sha256: str) -> bytes | None:
         """The content, verified against its hash; None where there is none.
@@ -262,7 +256,8 @@ class BlobClient:
                 await self._ask("write", arrival, chunk)
             return Stored(*await self._ask("finish", arrival, sha256))
         except BaseException:
-            self._actor.abandon.remote(arrival)
+            if self._actor is not None:
+                self._actor.abandon.remote(arrival)
             raise
 
     async def put_missing(self, contents: Mapping[str, bytes]) -> int:
@@ -279,6 +274,8 @@ class BlobClient:
     async def _ask(self, method: str, *args: Any) -> Any:
         try:
             async with asyncio.timeout(self._timeout_s):
+                if self._actor is None:
+                    self._actor = await asyncio.to_thread(_look_up, self.namespace)
                 return await getattr(self._actor, method).remote(*args)
         except RayTaskError as error:
             # Ray's own class carries the remote traceback in its text.
@@ -288,24 +285,27 @@ class BlobClient:
         except TimeoutError as error:
             raise ContentUnavailable(f"no answer within {self._timeout_s:g} s") from error
         except RayActorError as error:
-            raise ContentUnavailable("their actor is away") from error
+            self._actor = None
+            raise ContentUnavailable("their actor is gone") from error
 
 
 def start_blobs(
-    namespace: str, directory: Path, node_id: str, timeout_s: float = 60.0
+    namespace: str, state_dir: Path, *, node_id: str | None = None, timeout_s: float = 60.0
 ) -> BlobClient:
-    """The cluster's blob actor: the one that runs, or a new one on the node with the directory.
+    """Start the cluster's blob actor, or join the one that runs; blocks until it answers.
 
     Args:
-        namespace: Ray namespace of the cluster.
-        directory: Where the contents are, on that node.
-        node_id: Ray's id of the node.
+        namespace: `thornback.<cluster>`.
+        state_dir: On the node `node_id`; the actor's own directory in it is made where there is
+            none.
+        node_id: Where the actor stays; this process's node where None.
         timeout_s: How long the actor may take until it answers.
 
     Raises:
         StoreError: if it cannot open the directory.
         ContentUnavailable: if it does not come up.
     """
+    node = node_id or ray.get_runtime_context().get_node_id()
     remote_class: Any = ray.remote(BlobActor)
     actor = remote_class.options(
         name=ACTOR,
@@ -315,20 +315,32 @@ def start_blobs(
         num_cpus=0,
         max_restarts=-1,
         max_task_retries=-1,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-    ).remote(str(directory), _hot_bytes_of(node_id))
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+    ).remote(str(state_dir / CONTENTS), _hot_bytes_of(node))
     try:
         ray.get(actor.info.remote(), timeout=timeout_s)
     except (RayActorError, RayTaskError) as error:
         cause = getattr(error, "cause", None)
-        raise (
-            cause
-            if isinstance(cause, ThornbackError)
-            else StoreError(f"the actor for contents cannot open {directory}: {_last_line(error)}")
-        ) from error
+        if isinstance(cause, ThornbackError):
+            raise cause from None
+        directory = state_dir / CONTENTS
+        raise StoreError(f"nobody can open {directory}: {_last_line(error)}") from error
     except GetTimeoutError as error:
         raise ContentUnavailable(f"their actor did not start within {timeout_s:g} s") from error
-    return BlobClient(actor, directory)
+    return BlobClient(namespace, state_dir)
+
+
+def stop_blobs(namespace: str) -> None:
+    """End the actor, if there is one; its contents stay on disk."""
+    with contextlib.suppress(ContentUnavailable):
+        ray.kill(_look_up(namespace), no_restart=True)
+
+
+def _look_up(namespace: str) -> Any:
+    try:
+        return ray.get_actor(ACTOR, namespace=namespace)
+    except ValueError as error:
+        raise ContentUnavailable("there is no actor for them") from error
 
 
 def _hot_bytes_of(node_id: str) -> int:
