@@ -135,7 +135,8 @@ class ServePool:
 
     async def call(self, message: CallMessage, emit: Emit) -> Outcome:
         limit = self.entry.max_queued_requests
-        if 0 <= max(limit, min(limit, 1)) <= self._waiting:
+        # Every call waits for its acknowledgement, if only for a moment: 0 lets one do so.
+        if limit >= 0 and self._waiting >= max(limit, 1):
             raise Overloaded(self.name, RETRY_AFTER_S)
         flight = _Flight(self, message, emit)
         # Serve ties a handle call to the request in whose context it is made, and cancels it with

@@ -189,6 +189,14 @@ class ToolContext:
             self._emit(Partial(WIRE_VERSION, self._items, data, shown))
             self._items += 1
 
+    async def room(self) -> None:
+        """Wait until the host has room for another item. For the runner of async generators.
+
+        In a thread, the host makes `partial` itself wait; on the loop it must not.
+        """
+        if (room := getattr(self._emit, "room", None)) is not None:
+            await room()
+
     def log(self, level: LogLevel, data: Any, logger: str | None = None) -> None:
         """Send a log message to the client, where it asked for messages of this level."""
         if self._least_level is not None and LEVELS.index(level) >= self._least_level:

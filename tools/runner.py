@@ -134,6 +134,7 @@ class _Attempt:
         try:
             async for item in generator:
                 self._add(item)
+                await self._ctx.room()
         finally:
             await generator.aclose()
         return self._items

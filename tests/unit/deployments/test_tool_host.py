@@ -1,0 +1,378 @@
+"""`ToolHost` is a plain class, so its tests need no Serve."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+
+from thornback.cluster.catalog import ToolSpec
+from thornback.cluster.messages import (
+    WIRE_VERSION,
+    Acknowledged,
+    CallMessage,
+    Complete,
+    Event,
+    Outcome,
+    Partial,
+    Progress,
+    Refused,
+    decode_reply,
+    encode,
+)
+from thornback.cluster.principals import Principal
+from thornback.deployments.event_stream import MAX_PARTIALS
+from thornback.deployments.tool_host import ReplicaFacts, ToolHost
+from thornback.tools import ToolContext, tool
+from thornback.tools.definition import Tool, tool_of
+
+Reply = Event | Outcome
+PATIENCE_S = 5.0
+"""How long a test waits for what must happen; never waited for where it does."""
+
+
+class Cluster:
+    """A tool module, the catalog's specs of it, and a host of both."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.module = ModuleType("under_test")
+        monkeypatch.setitem(sys.modules, "under_test", self.module)
+        self.modules = ["under_test"]
+        self.slots = 4
+        self.specs: list[ToolSpec] | None = None
+        """What the registry answers; None: what the module declares."""
+        self.registry_answers = asyncio.Event()
+        self.registry_answers.set()
+
+    def host(self, *functions: Callable[..., Any]) -> ToolHost:
+        self.module.__dict__.update({f.__name__: f for f in functions})
+        self.module.__dict__["__all__"] = [f.__name__ for f in functions]
+        declared = [tool_of(f).spec("pool") for f in functions]
+
+        async def specs_of(cluster: str, pool: str) -> Sequence[ToolSpec]:
+            await self.registry_answers.wait()
+            return declared if self.specs is None else self.specs
+
+        return ToolHost(
+            "local",
+            "pool",
+            self.modules,
+            specs_of=specs_of,
+            replica=lambda: ReplicaFacts("replica-1", self.slots),
+        )
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return Cluster(monkeypatch)
+
+
+def message(name: str, remaining_s: float = PATIENCE_S, **fields: Any) -> bytes:
+    call = CallMessage(
+        WIRE_VERSION, "call_1", name, "1.0.0", b"{}", remaining_s, Principal("default", "ann")
+    )
+    return encode(msgspec.structs.replace(call, **fields))
+
+
+async def replies_of(host: ToolHost, message: bytes) -> list[Reply]:
+    return [decode_reply(data) async for data in host.call(message)]
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    async def bounded() -> Any:
+        async with asyncio.timeout(PATIENCE_S):
+            return await work
+
+    return asyncio.run(bounded())
+
+
+def structured(reply: Reply) -> Any:
+    assert isinstance(reply, Complete)
+    return msgspec.json.decode(reply.result)["structuredContent"]["result"]
+
+
+@tool
+def greet(name: str = "you") -> str:
+    """Greet."""
+    return f"hello {name}"
+
+
+@tool
+async def forever() -> str:
+    """Never finish."""
+    await asyncio.Event().wait()
+    return ""
+
+
+def test_a_call_is_acknowledged_and_then_answered(cluster: Cluster) -> None:
+    async def calls() -> list[Reply]:
+        return await replies_of(cluster.host(greet), message("greet", arguments=b'{"name":"ann"}'))
+
+    first, last = run(calls())
+    assert first == Acknowledged(WIRE_VERSION, "replica-1", 1)
+    assert structured(last) == "hello ann"
+
+
+def test_a_tool_that_hangs_is_given_up_on(cluster: Cluster) -> None:
+    async def calls() -> list[Reply]:
+        return await replies_of(cluster.host(forever), message("forever", remaining_s=0.05))
+
+    outcome = run(calls())[-1]
+    assert isinstance(outcome, Complete)
+    assert outcome.is_error
+    assert outcome.error_code == "tool.timeout"
+
+
+def test_a_bug_in_a_tool_is_logged_here_and_not_told(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    @tool
+    def buggy() -> str:
+        """Fail."""
+        raise RuntimeError("password=hunter2")
+
+    async def calls() -> list[Reply]:
+        return await replies_of(cluster.host(buggy), message("buggy"))
+
+    outcome = run(calls())[-1]
+    assert outcome.error_code == "tool.bug"
+    assert b"hunter2" not in outcome.result
+    assert "hunter2" in caplog.text
+
+
+def test_what_a_tool_reports_comes_in_order_before_its_outcome(cluster: Cluster) -> None:
+    @tool
+    def counts(ctx: ToolContext) -> Iterator[int]:
+        """Count."""
+        yield 1
+        ctx.progress(0.5)
+        yield 2
+
+    async def calls() -> list[Reply]:
+        return await replies_of(cluster.host(counts), message("counts", progress=True))
+
+    replies = run(calls())
+    assert [type(r) for r in replies] == [Acknowledged, Partial, Progress, Partial, Complete]
+    assert [r.value for r in replies if isinstance(r, Partial)] == [b"1", b"2"]
+
+
+def test_closing_the_stream_cancels_an_async_tool(cluster: Cluster) -> None:
+    cancelled = threading.Event()
+
+    @tool
+    async def waits() -> str:
+        """Wait."""
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return ""
+
+    async def calls() -> bool:
+        stream = cluster.host(waits).call(message("waits"))
+        await anext(stream)
+        await asyncio.sleep(0)  # lets the tool begin
+        await stream.aclose()
+        return await asyncio.to_thread(cancelled.wait, PATIENCE_S)
+
+    assert run(calls())
+
+
+def test_closing_the_stream_is_seen_by_a_plain_function(cluster: Cluster) -> None:
+    started, saw = threading.Event(), threading.Event()
+
+    @tool
+    def works(ctx: ToolContext) -> str:
+        """Work until nobody waits."""
+        started.set()
+        ctx._cancelled.wait(PATIENCE_S)
+        if ctx.cancelled:
+            saw.set()
+        return ""
+
+    async def calls() -> bool:
+        stream = cluster.host(works).call(message("works"))
+        await anext(stream)
+        await asyncio.to_thread(started.wait, PATIENCE_S)
+        await stream.aclose()
+        return await asyncio.to_thread(saw.wait, PATIENCE_S)
+
+    assert run(calls())
+
+
+def test_a_thread_that_outlives_its_call_keeps_its_slot(cluster: Cluster) -> None:
+    release, started = threading.Event(), threading.Event()
+
+    @tool
+    def stubborn() -> str:
+        """Ignore that nobody waits."""
+        started.set()
+        release.wait(PATIENCE_S)
+        return "late"
+
+    async def calls() -> tuple[Reply, Reply]:
+        cluster.slots = 1
+        host = cluster.host(stubborn)
+        stream = host.call(message("stubborn"))
+        await anext(stream)
+        await asyncio.to_thread(started.wait, PATIENCE_S)
+        await stream.aclose()
+        (refused,) = await replies_of(host, message("stubborn"))
+        release.set()
+        while (await host.info())["busy_threads"]:  # noqa: ASYNC110  # a thread tells no loop
+            await asyncio.sleep(0.001)
+        return refused, (await replies_of(host, message("stubborn")))[-1]
+
+    refused, answered = run(calls())
+    assert refused == Refused(WIRE_VERSION, "pool.overloaded", ["pool", "1"])
+    assert structured(answered) == "late"
+
+
+async def greatest_lead(host: ToolHost, produced: list[int]) -> int:
+    """How far the generator `numbers` gets ahead of a reader that begins late."""
+    stream = host.call(message("numbers"))
+    await anext(stream)
+    lead = read = 0
+    while len(produced) < MAX_PARTIALS:  # noqa: ASYNC110  # it may run in a thread
+        await asyncio.sleep(0.001)
+    async for data in stream:
+        lead = max(lead, len(produced) - read)
+        read += isinstance(decode_reply(data), Partial)
+    assert read == len(produced) == 2000
+    return lead
+
+
+def test_a_generator_waits_until_its_items_are_read(cluster: Cluster) -> None:
+    produced: list[int] = []
+
+    @tool
+    def numbers() -> Iterator[int]:
+        """Count far."""
+        for n in range(2000):
+            produced.append(n)
+            yield n
+
+    async def calls() -> int:
+        return await greatest_lead(cluster.host(numbers), produced)
+
+    assert run(calls()) <= 2 * MAX_PARTIALS + 1
+
+
+def test_an_async_generator_waits_until_its_items_are_read(cluster: Cluster) -> None:
+    produced: list[int] = []
+
+    @tool
+    async def numbers() -> AsyncIterator[int]:
+        """Count far."""
+        for n in range(2000):
+            produced.append(n)
+            yield n
+
+    async def calls() -> int:
+        return await greatest_lead(cluster.host(numbers), produced)
+
+    assert run(calls()) <= 2 * MAX_PARTIALS + 1
+
+
+def test_a_module_that_cannot_be_imported_is_named_and_spares_the_others(
+    cluster: Cluster,
+) -> None:
+    cluster.modules = ["no_such_module", "under_test"]
+    lost = msgspec.structs.replace(
+        tool_of(greet).spec("pool"), name="lost", module="no_such_module"
+    )
+    cluster.specs = [tool_of(greet).spec("pool"), lost]
+
+    async def calls() -> tuple[list[Reply], list[Reply]]:
+        host = cluster.host(greet)
+        return await replies_of(host, message("lost")), await replies_of(host, message("greet"))
+
+    refused, answered = run(calls())
+    cause = "ModuleNotFoundError: No module named 'no_such_module'"
+    assert refused == [Refused(WIRE_VERSION, "pool.broken", ["pool", "no_such_module", cause])]
+    assert structured(answered[-1]) == "hello you"
+
+
+def test_what_a_module_raises_stays_on_its_host(
+    cluster: Cluster, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "raises_at_import.py").write_text("raise SystemExit('password=hunter2')")
+    monkeypatch.syspath_prepend(tmp_path)
+    cluster.modules = ["raises_at_import"]
+
+    async def info() -> dict[str, Any]:
+        host = cluster.host(greet)
+        await host.check_health()  # the replica stays up
+        return await host.info()
+
+    cause = run(info())["broken"]["raises_at_import"]
+    assert cause.startswith("SystemExit (error err_")
+    assert "hunter2" not in cause
+
+
+def changed(declared: Tool) -> ToolSpec:
+    return msgspec.structs.replace(declared.spec("pool"), content_hash="0" * 64)
+
+
+def test_a_tool_that_differs_from_the_catalog_is_refused_with_the_reason(cluster: Cluster) -> None:
+    cluster.specs = [changed(tool_of(greet))]
+
+    async def calls() -> tuple[list[Reply], dict[str, Any]]:
+        host = cluster.host(greet)
+        return await replies_of(host, message("greet")), await host.info()
+
+    (refused,), info = run(calls())
+    assert refused.code == "pool.broken"
+    assert "greet@1.0.0 differs from the catalog" in refused.facts[2]
+    assert list(info["mismatches"]) == ["greet@1.0.0"]
+
+
+def test_calls_wait_for_a_registry_that_is_away(cluster: Cluster) -> None:
+    async def calls() -> Reply:
+        cluster.registry_answers.clear()
+        host = cluster.host(greet)
+        (refused,) = await replies_of(host, message("greet", remaining_s=0.05))
+        assert refused == Refused(
+            WIRE_VERSION, "pool.no_replica", ["pool", "its host waits for the registry", "1"]
+        )
+        waiting = asyncio.create_task(replies_of(host, message("greet")))
+        cluster.registry_answers.set()
+        return (await waiting)[-1]
+
+    assert structured(run(calls())) == "hello you"
+
+
+def test_a_gateway_of_another_wire_version_is_refused_in_words(cluster: Cluster) -> None:
+    async def calls() -> list[Reply]:
+        return await replies_of(cluster.host(greet), message("greet", wire=99))
+
+    (refused,) = run(calls())
+    assert "wire version" in refused.facts[2]
+
+
+def test_a_class_tool_is_closed_with_its_host(cluster: Cluster) -> None:
+    closed = threading.Event()
+
+    @tool
+    class Model:
+        """Answer."""
+
+        def __call__(self) -> int:
+            return 42
+
+        def close(self) -> None:
+            closed.set()
+
+    async def calls() -> Reply:
+        host = cluster.host(Model)
+        reply = (await replies_of(host, message("model")))[-1]
+        host.close()
+        return reply
+
+    assert structured(run(calls())) == 42
+    assert closed.is_set()
