@@ -290,10 +290,21 @@ def _clashes(
                     "two pools may offer one tool only at different versions"
                 )
                 continue
+        if isinstance(entry, ResourceSpec) and _is_anothers(entry, entries.get(at)):
+            yield f"{_title(entry)} belongs to somebody else"
         if at in seen:
             yield f"{_title(entry)}: put twice in one edit"
         seen[at] = entry
     yield from _shared_keys(entries, gone, new)
+
+
+def _is_anothers(entry: ResourceSpec, kept: Kept | None) -> bool:
+    """Whether a caller's resource would replace one that is not that caller's. The gateway has
+    looked already, at a catalog that may be old; the operator, who has no name, replaces any."""
+    if kept is None or entry.owner is None:
+        return False
+    present = decode_entry("resources", kept.value)
+    return isinstance(present, ResourceSpec) and present.owner != entry.owner
 
 
 def _shared_keys(
