@@ -87,20 +87,19 @@ def show(
 
     Example: thornback config show local sql_query --origin
     """
-    from thornback.cluster.settings import effective_settings
+    from thornback.deployments.effective_config import effective_config
 
-    settings = effective_settings(read_config(config_name), tool)
-    if as_json:
-        print_json(
-            [{"key": s.key, "value": s.value, "origin": s.origin} for s in settings]
-            if origin
-            else {s.key: s.value for s in settings}
-        )
+    rows = effective_config(config_path(config_name), read_config(config_name), tool)
+    if as_json and origin:
+        print_json([row._asdict() for row in rows])
+    elif as_json:
+        print_json({row.key: row.value for row in rows})
     elif origin:
-        rows = [(s.key, _shown(s.value), s.origin) for s in settings]
-        print_table(("setting", "value", "comes from"), rows)
+        print_table(
+            ("setting", "value", "comes from"), [(r.key, _shown(r.value), r.origin) for r in rows]
+        )
     else:
-        print_table(("setting", "value"), [(s.key, _shown(s.value)) for s in settings])
+        print_table(("setting", "value"), [(row.key, _shown(row.value)) for row in rows])
 
 
 @config.command("schema")

@@ -63,7 +63,7 @@ def init(
     Example: thornback init my-agent-tools
     """
     name = project_name(directory.resolve().name)
-    module = name.replace("-", "_") + "_tools"
+    module = name.replace("-", "_").removesuffix("_tools") + "_tools"
     files = {
         f"{module}.py": TOOLS,
         f"test_{module}.py": TEST.format(module=module),

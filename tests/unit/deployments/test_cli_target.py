@@ -65,7 +65,7 @@ def test_of_several_clusters_none_is_guessed(home: Path, listening: int) -> None
 
 def test_an_unknown_name_is_answered_with_the_known_ones(home: Path) -> None:
     leave_pointer(home, "lab", 1)
-    with pytest.raises(ClusterNotRunning, match="no cluster called lap .* here are lab"):
+    with pytest.raises(ClusterNotRunning, match=r"no cluster called lap .* here are lab"):
         url_of(None, "lap")
 
 

@@ -1,0 +1,120 @@
+"""`thornback logs`: what replicas and gateways of a cluster wrote, where this machine has it.
+
+Ray keeps a file for each worker process with what it printed, whose head names the actor, and Serve
+one for each replica with what it logged. Other machines of a cluster have their own files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from thornback.cluster.errors import ClusterNotRunning, ConfigError
+from thornback.deployments.access_lines import access_line
+from thornback.deployments.cli_output import JsonOption
+from thornback.deployments.cli_target import NameOption, cluster_here
+
+POLL_S = 0.3
+HEAD_BYTES = 4096
+ACTOR_MARK = ":actor_name:ServeReplica:"
+"""How Ray begins the file of a Serve replica; application and deployment follow."""
+RAY_MARKS = (":actor_name:", ":job_id:", ":task_name:")
+"""Beginnings of lines that Ray writes for its own log reader."""
+
+
+class LogFile(NamedTuple):
+    """A file, and the part of the cluster that writes it."""
+
+    path: Path
+    pool: str
+
+
+def logs(
+    pool: Annotated[
+        str | None, typer.Argument(help="Only this pool; gateway for the access log.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C.")] = False,
+    tail: Annotated[int, typer.Option("-n", "--lines", min=0, help="Lines of each file.")] = 20,
+    name: NameOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what tools printed and logged, and one line for each call.
+
+    Example: thornback logs sql -f
+    """
+    import json
+
+    cluster = cluster_here(name)
+    if cluster.temp_dir is None:
+        raise ConfigError(f"{cluster.name} runs on a Ray that `up` did not start: use `ray logs`")
+    folder = Path(cluster.temp_dir, "session_latest", "logs")
+    if not folder.is_dir():
+        raise ClusterNotRunning(f"{cluster.name} has no logs here; is it up?")
+    for file, line in lines_of(folder, cluster.namespace, pool, tail=tail, follow=follow):
+        if as_json:
+            typer.echo(json.dumps({"pool": file.pool, "file": str(file.path), "line": line}))
+        else:
+            typer.echo(f"{file.pool}  {access_line(access_part(line)) or line}")
+
+
+def log_files(folder: Path, namespace: str, pool: str | None) -> list[LogFile]:
+    """The files of a cluster's replicas in Ray's log folder, oldest first."""
+    found = []
+    for path in folder.glob("worker-*.*"):
+        owner = _owner_of(path, namespace)
+        if owner is not None:
+            found.append(LogFile(path, owner))
+    prefix = f"replica_{namespace}."
+    for path in folder.glob(f"serve/{prefix}*.log"):
+        found.append(LogFile(path, path.name.removeprefix(prefix).split("_")[0]))
+    wanted = [file for file in found if pool is None or file.pool == pool]
+    return sorted(wanted, key=lambda file: file.path.stat().st_mtime)
+
+
+def lines_of(
+    folder: Path, namespace: str, pool: str | None, *, tail: int, follow: bool
+) -> Iterator[tuple[LogFile, str]]:
+    """The last `tail` lines of each file, and with `follow` every later one, for ever."""
+    positions: dict[Path, int] = {}
+    first = True
+    while first or follow:
+        for file in log_files(folder, namespace, pool):
+            known = file.path in positions
+            lines, positions[file.path] = _read(file.path, positions.get(file.path, 0))
+            # A file that appears while we follow is new as a whole.
+            for line in lines if known or not first else lines[max(0, len(lines) - tail) :]:
+                yield file, line
+        if follow:
+            time.sleep(POLL_S)
+        first = False
+
+
+def access_part(line: str) -> str:
+    """The access record in a line of a log, which may stand behind what a formatter put first."""
+    start = line.find('{"time":')
+    return line[start:] if start >= 0 else line
+
+
+def _owner_of(path: Path, namespace: str) -> str | None:
+    """The pool whose replica writes this file; None for other processes."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES).decode("utf-8", "replace")
+    for line in head.splitlines():
+        if line.startswith(f"{ACTOR_MARK}{namespace}."):
+            application = line.removeprefix(ACTOR_MARK).split(":")[0]
+            return application.removeprefix(f"{namespace}.")
+    return None
+
+
+def _read(path: Path, position: int) -> tuple[list[str], int]:
+    """The whole lines from `position` on, and where the next one begins."""
+    with path.open("rb") as file:
+        file.seek(position)
+        data = file.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = whole.decode("utf-8", "replace").splitlines()
+    return [line for line in lines if not line.startswith(RAY_MARKS)], position + len(whole)

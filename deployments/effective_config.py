@@ -1,0 +1,130 @@
+"""What a config comes to, as rows to show: every setting, its value, and where that comes from.
+
+The rules of precedence are `cluster/settings.py`'s. A value that the file takes from the
+environment or from another file (`${NAME}`, `${file:PATH}`) may be a secret and is not shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from thornback.cluster.catalog import ToolSpec
+from thornback.cluster.config import ClusterConfig, PoolConfig
+from thornback.cluster.errors import ConfigError
+from thornback.cluster.settings import pool_settings, tool_settings
+
+HIDDEN = "(from outside the file)"
+
+
+class Row(NamedTuple):
+    """One effective setting."""
+
+    key: str
+    """Dotted path in the file."""
+    value: Any
+    origin: str
+    """`config` for what the file says itself, else the layer: `built-in`, `defaults`, ..."""
+
+
+def effective_config(path: Path, config: ClusterConfig, tool: str | None = None) -> list[Row]:
+    """The settings of a config that was read from `path`, in the order of its reference.
+
+    Args:
+        tool: Only the settings of this tool and of its pool. Imports the config's tool modules.
+
+    Raises:
+        ConfigError: no module of the config declares `tool`.
+    """
+    rows = _rows_of_tool(config, tool) if tool is not None else _rows_of_all(config)
+    hidden = _paths_from_outside(yaml.safe_load(path.read_text("utf-8")) or {})
+    return [row._replace(value=HIDDEN) if _is_under(row.key, hidden) else row for row in rows]
+
+
+def _rows_of_all(config: ClusterConfig) -> Iterator[Row]:
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if name == "base_dir":
+            continue
+        if name == "pools":
+            for pool, pool_config in value.items():
+                yield from _rows_of_pool(config, pool, pool_config)
+        elif hasattr(value, "model_fields_set"):
+            if name != "defaults":
+                for key in type(value).model_fields:
+                    said = key in value.model_fields_set
+                    yield Row(f"{name}.{key}", _plain(getattr(value, key)), _origin(said))
+        elif value != field.default:
+            yield Row(name, _plain(value), _origin(name in config.model_fields_set))
+
+
+def _rows_of_pool(config: ClusterConfig, pool: str, pool_config: PoolConfig) -> Iterator[Row]:
+    for key, setting in pool_settings(config, pool_config).items():
+        origin = "config" if setting.origin == "pool" else setting.origin
+        yield Row(f"pools.{pool}.{key}", setting.value, origin)
+
+
+def _rows_of_tool(config: ClusterConfig, tool: str) -> Iterator[Row]:
+    declared = _declaration_of(config, tool)
+    for key, setting in tool_settings(config, declared).items():
+        origin = "config" if setting.origin == "tool" else setting.origin
+        yield Row(f"tools.{tool}.{key}", setting.value, origin)
+    if declared.pool:
+        yield from _rows_of_pool(config, declared.pool, config.pools[declared.pool])
+
+
+def _declaration_of(config: ClusterConfig, tool: str) -> ToolSpec:
+    from thornback.deployments.tool_modules import load
+
+    # Tool modules lie beside the config, as they do for `up`.
+    sys.path.insert(0, config.base_dir)
+    broken: dict[str, str] = {}
+    modules = [(pool, m) for pool, found in config.pools.items() for m in found.tools]
+    for pool, module in [*modules, *(("", m) for m in config.modules)]:
+        loaded = load([module])
+        broken |= loaded.broken
+        for one in loaded.tools.values():
+            if one.name == tool:
+                return one.spec(pool)
+    causes = "".join(f"\n{module} cannot be imported: {cause}" for module, cause in broken.items())
+    raise ConfigError(f"no module of this config declares a tool called {tool}{causes}")
+
+
+def _paths_from_outside(value: Any, path: str = "") -> set[str]:
+    """Dotted paths of the strings under `value` that hold a reference."""
+    if isinstance(value, Mapping):
+        pairs = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list):
+        pairs = [(str(number), item) for number, item in enumerate(value)]
+    else:
+        return {path} if isinstance(value, str) and "${" in value else set()
+    return {p for key, item in pairs for p in _paths_from_outside(item, f"{path}.{key}".strip("."))}
+
+
+def _is_under(key: str, hidden: set[str]) -> bool:
+    """Whether a row shows something that came from outside, as a whole or in a part of it.
+
+    A reference under `defaults` shows in the rows of pools, so the end of its path counts too.
+    """
+    return any(
+        path == key
+        or path.startswith(key + ".")
+        or (path.startswith("defaults.") and f".{path.removeprefix('defaults.')}." in f".{key}.")
+        for path in hidden
+    )
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(exclude_unset=True)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _origin(said: bool) -> str:
+    return "config" if said else "built-in"

@@ -1,0 +1,67 @@
+import itertools
+from pathlib import Path
+
+import pytest
+
+from thornback.deployments import cli_logs
+from thornback.deployments.cli_logs import access_part, lines_of, log_files
+
+NAMESPACE = "thornback.lab"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    def write(name: str, text: str) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, "utf-8")
+
+    write(
+        "worker-1-01-10.out",
+        ":job_id:01\n:actor_name:ServeReplica:thornback.lab.sql:ToolHost\nprinted by sql\n",
+    )
+    write(
+        "worker-2-01-11.out",
+        ":actor_name:ServeReplica:thornback.lab.text:ToolHost\none\ntwo\nthree\nhal",
+    )
+    write("worker-3-01-12.out", ":actor_name:ServeReplica:thornback.other.sql:ToolHost\nnot ours\n")
+    write("worker-4-01-13.err", "a task of Ray's own\n")
+    write("serve/replica_thornback.lab.sql_ToolHost_x1.log", "logged by sql\n")
+    write("serve/replica_thornback.laboratory.sql_ToolHost_x2.log", "not ours\n")
+    return tmp_path
+
+
+def said(folder: Path, pool: str | None, tail: int = 20) -> set[tuple[str, str]]:
+    lines = lines_of(folder, NAMESPACE, pool, tail=tail, follow=False)
+    return {(file.pool, line) for file, line in lines}
+
+
+def test_files_of_a_cluster_are_found_by_what_ray_wrote_into_them(folder: Path) -> None:
+    assert sorted(f.pool for f in log_files(folder, NAMESPACE, None)) == ["sql", "sql", "text"]
+
+
+def test_a_pool_shows_what_it_printed_and_what_it_logged(folder: Path) -> None:
+    assert said(folder, "sql") == {("sql", "printed by sql"), ("sql", "logged by sql")}
+
+
+def test_the_tail_is_whole_lines_without_rays_marks(folder: Path) -> None:
+    assert said(folder, "text", tail=2) == {("text", "two"), ("text", "three")}
+
+
+def test_following_shows_what_comes_and_new_files_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(seconds: float) -> None:
+        with (folder / "worker-2-01-11.out").open("a") as file:
+            file.write("f a line\n")
+        new = ":actor_name:ServeReplica:thornback.lab.text:ToolHost\nborn\nlater\n"
+        (folder / "worker-5-01-14.out").write_text(new)
+
+    monkeypatch.setattr(cli_logs.time, "sleep", meanwhile)
+    lines = lines_of(folder, NAMESPACE, "text", tail=0, follow=True)
+    assert {line for _, line in itertools.islice(lines, 3)} == {"half a line", "born", "later"}
+
+
+def test_an_access_record_is_found_behind_a_formatters_prefix() -> None:
+    assert access_part('INFO 2026-11-23 gateway -- {"time":1.5,"x":1}') == '{"time":1.5,"x":1}'
+    assert access_part("plain") == "plain"

@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from thornback.cluster.config import load_config
+from thornback.cluster.errors import ConfigError
+from thornback.deployments.effective_config import HIDDEN, Row, effective_config
+
+CONFIG = """
+name: lab
+gateway: {port: 9000}
+defaults: {runtime_env: {env_vars: {TOKEN: "${LAB_TOKEN}"}}}
+pools:
+  text: {tools: [thornback.tools.text], num_replicas: 2}
+tools:
+  text_stats: {timeout_s: 7}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LAB_TOKEN", "hunter2")
+    file = tmp_path / "lab.yaml"
+    file.write_text(CONFIG, "utf-8")
+    return file
+
+
+def rows(path: Path, tool: str | None = None) -> dict[str, Row]:
+    return {row.key: row for row in effective_config(path, load_config(path), tool)}
+
+
+def test_each_value_says_where_it_comes_from(path: Path) -> None:
+    found = rows(path)
+    assert found["gateway.port"] == Row("gateway.port", 9000, "config")
+    assert found["gateway.host"] == Row("gateway.host", "127.0.0.1", "built-in")
+    assert found["pools.text.num_replicas"] == Row("pools.text.num_replicas", 2, "config")
+    assert found["pools.text.threads"].origin == "built-in"
+
+
+def test_what_comes_from_outside_the_file_is_not_shown(path: Path) -> None:
+    found = rows(path)
+    assert "hunter2" not in str(found)
+    assert found["pools.text.runtime_env.env_vars.TOKEN"].value == HIDDEN
+
+
+def test_a_tool_is_shown_with_its_pool(path: Path) -> None:
+    found = rows(path, "text_stats")
+    assert found["tools.text_stats.timeout_s"] == Row("tools.text_stats.timeout_s", 7, "config")
+    assert "pools.text.num_replicas" in found
+    assert "gateway.port" not in found
+
+
+def test_a_tool_that_no_module_declares_is_named(path: Path) -> None:
+    with pytest.raises(ConfigError, match="declares a tool called nope"):
+        rows(path, "nope")
