@@ -1,0 +1,44 @@
+"""The access log: one line of JSON for each request, whatever was in it.
+
+Who asked for what, and how it ended. Arguments, results, keys and client names are in no line; a
+name that a caller chose is cut and cannot begin a line of its own. Read by `access_lines.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+
+import msgspec
+
+from thornback.cluster.errors import shown
+
+logger = logging.getLogger("thornback.access")
+
+
+@dataclass
+class AccessRecord:
+    """What is known of a request; filled in as it is understood."""
+
+    time: float
+    """Wall-clock seconds of its arrival."""
+    gateway: str
+    call_id: str
+    method: str = ""
+    name: str = ""
+    """Tool, prompt or URI."""
+    revision: str = ""
+    principal: str = ""
+    status: int = 0
+    """HTTP status; 499 for a client that went away before its answer."""
+    error: str = ""
+    """Dotted code, also of an error inside a result; empty for success."""
+    duration_ms: float = 0.0
+
+
+def write_access(record: AccessRecord) -> None:
+    """Log the record. Text that a caller chose is made printable and at most 80 characters."""
+    fields = asdict(record)
+    fields["method"], fields["name"] = shown(record.method), shown(record.name)
+    fields["duration_ms"] = round(record.duration_ms, 2)
+    logger.info("%s", msgspec.json.encode(fields).decode())

@@ -1,0 +1,246 @@
+"""`Gateway`: the ingress deployment, and the ASGI application that it serves.
+
+The parts are made elsewhere and put together here, inside the replica. Between requests a gateway
+keeps only what any other gateway could make again: its copy of the catalog, compiled schemas,
+connections. Which tools there are it learns from the registry, never by import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from ray import serve
+
+from thornback.cluster.actors import connect
+from thornback.cluster.blob_actor import BlobClient
+from thornback.cluster.config import GatewayConfig
+from thornback.cluster.protocol import RpcId
+from thornback.deployments.clock import Clock, SystemClock
+from thornback.deployments.contents import ContentReader
+from thornback.deployments.dispatch import Pools
+from thornback.deployments.exchange import Exchange
+from thornback.deployments.http_edge import Neighbours, Receive, Scope, drain
+from thornback.deployments.listen import Listening
+from thornback.deployments.lists import Lists
+from thornback.deployments.mcp_endpoint import (
+    BroadcastCancel,
+    Catalogs,
+    EndpointSettings,
+    McpEndpoint,
+)
+from thornback.deployments.mirror import CatalogMirror
+from thornback.deployments.reading import Contents, Reading
+from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Send, send_answer
+from thornback.deployments.request_states import RequestStates
+from thornback.deployments.routing import RoutingEngine
+from thornback.deployments.running_calls import RunningCalls
+from thornback.deployments.sdk import Kernel
+from thornback.deployments.seal import Seals
+from thornback.deployments.sessions import Sessions
+from thornback.deployments.tool_calls import Engine, ToolCalls
+
+SERVER_NAME = "thornback"
+FIRST_CATALOG_S = 60.0
+
+logger = logging.getLogger(__name__)
+
+App = Callable[[Scope, Receive, Send], Any]
+
+
+class GatewayApp:
+    """ASGI: `/mcp`, `/healthz`, `/readyz`, and 404 for the rest; every body is JSON."""
+
+    def __init__(self, endpoint: App, catalogs: Catalogs, on_shutdown: Callable[[], None]) -> None:
+        self._endpoint = endpoint
+        self._catalogs = catalogs
+        self._on_shutdown = on_shutdown
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"], scope.get("path"):
+            case "lifespan", _:
+                await self._lifespan(receive, send)
+            case "http", "/mcp":
+                await self._endpoint(scope, receive, send)
+            case "http", path:
+                await drain(receive)
+                await send_answer(send, self._elsewhere(path))
+            case _:
+                await send({"type": "websocket.close", "code": 1003})
+
+    def _elsewhere(self, path: str | None) -> Answer:
+        # The front end's own checks come with any Host, so none is asked for here.
+        if path == "/healthz":
+            return Answer(200, b'{"status":"ok"}')
+        if path != "/readyz":
+            return Answer(404, b'{"error":"not found"}')
+        if self._catalogs.catalog.epoch > 0:
+            return Answer(200, b'{"status":"ready"}')
+        return Answer(503, b'{"status":"starting"}', {"Retry-After": "1"})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._on_shutdown()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def assemble(
+    config: GatewayConfig,
+    *,
+    anonymous: bool,
+    audience: str,
+    gateway: str,
+    keys: Sequence[bytes],
+    catalogs: Catalogs,
+    engine: Engine,
+    contents: Contents,
+    listening: Listening,
+    running: RunningCalls,
+    broadcast_cancel: BroadcastCancel,
+    clock: Clock,
+    keep_alive_s: float = KEEP_ALIVE_S,
+) -> GatewayApp:
+    """A gateway's application from its parts.
+
+    Args:
+        anonymous: Whether everybody is `anonymous`.
+        audience: What seals are bound to: the cluster's namespace.
+        gateway: Name of this replica in the access log.
+        keys: The cluster's key ring; the first seals, all open.
+    """
+    seals = Seals(keys, audience)
+    states = RequestStates(seals, clock)
+    scope = "public" if anonymous else "private"
+    lists = Lists(seals, config.page_size, scope)
+    reading = Reading(contents, states, scope)
+    kernel = Kernel(
+        SERVER_NAME,
+        version("thornback"),
+        handlers={
+            "prompts/list": lists.prompts,
+            "prompts/get": reading.get_prompt,
+            "resources/list": lists.resources,
+            "resources/templates/list": lists.templates,
+            "resources/read": reading.read_resource,
+            "resources/subscribe": _accept,
+            "resources/unsubscribe": _accept,
+            "subscriptions/listen": listening.listen,
+            "completion/complete": reading.complete,
+            "logging/setLevel": _accept,
+        },
+        direct={"tools/list": lists.tools, "tools/call": ToolCalls(engine, states).call},
+        public=anonymous,
+    )
+    endpoint = McpEndpoint(
+        EndpointSettings(anonymous, gateway, config.max_body_bytes, keep_alive_s),
+        Neighbours(config.host, config.port, config.allowed_hosts, config.allowed_origins),
+        catalogs,
+        Sessions(seals, clock),
+        kernel,
+        running,
+        broadcast_cancel,
+        clock,
+    )
+    return GatewayApp(endpoint, catalogs, listening.close)
+
+
+async def _accept(_: Exchange) -> dict[str, Any]:
+    """For what older revisions may ask and no gateway can keep: their sessions live in their ids,
+    which are fixed when they begin, and there is no stream beside the calls to send on."""
+    return {}
+
+
+class Gateway:
+    """The ingress deployment: one of these in each replica."""
+
+    def __init__(self, cluster: str, anonymous: bool, gateway: Mapping[str, Any]) -> None:
+        """
+        Args:
+            cluster: Namespace of the cluster's actors.
+            anonymous: Whether everybody is `anonymous`: a cluster without principals.
+            gateway: A `GatewayConfig`.
+        """
+        self._cluster = cluster
+        self._anonymous = anonymous
+        self._config = GatewayConfig.model_validate(gateway)
+        self._clock = SystemClock()
+        self._running = RunningCalls()
+        self._listening = Listening()
+        self._registry = connect(cluster)
+        self._mirror = CatalogMirror(self._registry, self._clock)
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def __serve_build_asgi_app__(self) -> GatewayApp:
+        """Called by Serve in the replica, before it takes requests."""
+        await self._mirror.start(FIRST_CATALOG_S)
+        self._mirror.on_change(self._listening.changed)
+        pools = Pools(self._clock)
+        engine = RoutingEngine(
+            lambda: self._mirror.catalog, pools, self._clock, self._config.max_timeout_s
+        )
+        return assemble(
+            self._config,
+            anonymous=self._anonymous,
+            audience=self._cluster,
+            gateway=serve.get_replica_context().replica_tag,
+            keys=await self._registry.keys(),
+            catalogs=self._mirror,
+            engine=engine,
+            contents=ContentReader(BlobClient(self._cluster)),
+            listening=self._listening,
+            running=self._running,
+            broadcast_cancel=self._broadcast_cancel,
+            clock=self._clock,
+        )
+
+    async def cancel(self, session: str, rpc_id: RpcId) -> bool:
+        """Cancel a call that runs here; False where none of this name does."""
+        return self._running.cancel((session, rpc_id))
+
+    async def info(self) -> dict[str, Any]:
+        """What this replica sees: for `status`, which compares it with what `up` set."""
+        from ray.serve._private import constants
+
+        return {
+            "pid": os.getpid(),
+            "replica": serve.get_replica_context().replica_tag,
+            "version": version("thornback"),
+            "catalog": self._mirror.catalog.number,
+            "epoch": self._mirror.catalog.epoch,
+            "catalog_age_s": round(self._mirror.age_s, 3),
+            "running": len(self._running),
+            "haproxy": bool(constants.RAY_SERVE_ENABLE_HA_PROXY),
+            "throughput_optimized": bool(constants.RAY_SERVE_THROUGHPUT_OPTIMIZED),
+            "separate_user_thread": bool(constants.RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD),
+        }
+
+    async def check_health(self) -> None:
+        """A gateway that answers is well: without the registry it serves what it knows."""
+
+    async def _broadcast_cancel(self, session: str, rpc_id: RpcId) -> None:
+        """Ask every gateway; the client is answered meanwhile, for a notification has no result."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._ask_all(session, rpc_id), context=contextvars.Context())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _ask_all(self, session: str, rpc_id: RpcId) -> None:
+        here = serve.get_replica_context()
+        handle = serve.get_deployment_handle(here.deployment, here.app_name)
+        try:
+            await handle.broadcast("cancel", session, rpc_id).results_async()
+        except Exception:
+            # The call ends at its deadline all the same.
+            logger.exception("a cancellation did not reach every gateway")
+
+
+def gateway_deployment(name: str) -> Any:
+    """The Serve deployment of `Gateway`, to be bound to its arguments."""
+    return serve.deployment(name=name)(serve.ingress()(Gateway))

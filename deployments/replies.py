@@ -1,0 +1,106 @@
+"""The answer to one POST: one JSON body, or a stream once there is something to say before it.
+
+A call that says nothing is answered as JSON, because many clients hang on a stream that is cut. The
+stream is begun with the first notification, or after `KEEP_ALIVE_S` of silence so that no front end
+takes the connection for dead, and it always ends with the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from thornback.cluster.protocol import encode_notification
+from thornback.deployments.http_edge import JSON_TYPE, STREAM_TYPE
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+KEEP_ALIVE_S = 15.0
+MAX_WAITING_NOTIFICATIONS = 1024
+"""For a client that reads slower than its tool reports. The oldest go first: notifications advise,
+the answer is complete without them."""
+
+_STREAM_HEADERS = [
+    (b"content-type", STREAM_TYPE.encode()),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Answer(NamedTuple):
+    """What ends an exchange."""
+
+    status: int
+    body: bytes
+    """JSON, or empty for an acknowledged notification."""
+    headers: Mapping[str, str] = {}
+
+
+class Reply:
+    """Writes the response of one request."""
+
+    def __init__(self, send: Send, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+        self._send = send
+        self._keep_alive_s = keep_alive_s
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING_NOTIFICATIONS)
+        self._wake = asyncio.Event()
+        self._streaming = False
+
+    def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Queue a notification; it is sent before the answer."""
+        self._waiting.append(encode_notification(method, params))
+        self._wake.set()
+
+    async def follow(self, work: asyncio.Task[Answer], gone: asyncio.Future[None]) -> None:
+        """Write what `work` reports, until it is done or the client is `gone`.
+
+        Afterwards, unless the client is gone, `finish` is due.
+        """
+        for future in (work, gone):
+            future.add_done_callback(lambda _: self._wake.set())
+        while not gone.done():
+            self._wake.clear()
+            await self._flush()
+            if work.done():
+                return
+            try:
+                async with asyncio.timeout(self._keep_alive_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                await self._write_stream(b": keep-alive\r\n\r\n")
+
+    async def finish(self, answer: Answer) -> None:
+        """Write the answer and end the response."""
+        await self._flush()
+        if not self._streaming:
+            await send_answer(self._send, answer)
+            return
+        body = _event(answer.body)
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            await self._write_stream(_event(self._waiting.popleft()))
+
+    async def _write_stream(self, data: bytes) -> None:
+        if not self._streaming:
+            self._streaming = True
+            start = {"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS}
+            await self._send(start)
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def send_answer(send: Send, answer: Answer) -> None:
+    """Write a whole response that is not a stream."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
+    if answer.body:
+        headers.append((b"content-type", JSON_TYPE.encode()))
+    headers.append((b"content-length", str(len(answer.body)).encode()))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def _event(data: bytes) -> bytes:
+    return b"event: message\r\ndata: " + data + b"\r\n\r\n"
