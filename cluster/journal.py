@@ -173,7 +173,7 @@ class Journal:
         with self._committing:
             if self._failure is not None:
                 raise StoreError(
-                    f"{self.directory} takes no writes until reopened: {self._failure}"
+                    f"{self.directory} takes no writes until it is opened again: {self._failure}"
                 )
             try:
                 self._merge_wal()
