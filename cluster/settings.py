@@ -1,0 +1,185 @@
+"""What each setting of a pool or a tool comes to, and where that comes from.
+
+Layers, lowest first: built-in, `defaults`, the tool's decorator, the pool, the tool. Mappings that
+are themselves config (autoscaling, actor options, environments) merge key by key; everything else
+is replaced whole. Nothing here reads a file or knows a running cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from thornback.cluster.catalog import AccessPolicy, Annotations, CallPolicy, ToolSpec
+from thornback.cluster.config import ClusterConfig, PoolConfig, misfits
+from thornback.cluster.errors import ConfigError
+from thornback.cluster.serve_options import AutoscalingOptions
+
+Origin = Literal["built-in", "defaults", "decorator", "pool", "tool"]
+
+_MERGED = ("autoscaling_config", "ray_actor_options", "logging_config", "backpressure_config",
+           "runtime_env", "env_vars")  # fmt: skip
+"""Keys whose mappings merge key by key, wherever they stand."""
+_TOOL_DEFAULTS = ("timeout_s", "max_attempts", "max_result_bytes")
+"""Keys of `defaults` that are about calls, not about pools."""
+_ANNOTATIONS = Annotations.__struct_fields__
+
+
+class Setting(NamedTuple):
+    """One effective value."""
+
+    value: Any
+    origin: Origin
+
+
+def pool_settings(config: ClusterConfig, pool: PoolConfig) -> dict[str, Setting]:
+    """Every setting of a pool by its dotted path, in the order of the config's reference."""
+    defaults = config.defaults.model_dump(exclude_unset=True, exclude=set(_TOOL_DEFAULTS))
+    chosen = pool.model_dump(exclude_unset=True)
+    settings: dict[str, Setting] = {}
+    other = "autoscaling_config" if _is_fixed(defaults, chosen) else "num_replicas"
+    layers: list[tuple[Origin, dict[str, Any]]] = [
+        ("built-in", _built_in_options()),
+        ("defaults", {key: value for key, value in defaults.items() if value is not None}),
+        ("pool", chosen),
+    ]
+    for origin, layer in layers:
+        _overlay(settings, {key: layer[key] for key in layer if key != other}, origin)
+    return settings
+
+
+def _is_fixed(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
+    """Whether the pool has a fixed number of replicas.
+
+    A number and autoscaling are two answers to one question: the higher layer that gives either
+    decides, and what the lower one says of the other is void.
+    """
+    for layer in (chosen, defaults):
+        if layer.get("num_replicas") is not None:
+            return True
+        if layer.get("autoscaling_config") is not None:
+            return False
+    return False
+
+
+def effective_pool(config: ClusterConfig, name: str, pool: PoolConfig) -> PoolConfig:
+    """A pool with the built-in values and `defaults` filled in.
+
+    Raises:
+        ConfigError: if two layers, each valid, do not fit together.
+    """
+    nested = _nested(pool_settings(config, pool))
+    try:
+        return PoolConfig.model_validate(nested)
+    except ValidationError as error:
+        lines = (f"pools.{name}.{line}" for line in misfits(error, PoolConfig))
+        raise ConfigError("\n".join(lines)) from error
+
+
+def tool_settings(config: ClusterConfig, declared: ToolSpec) -> dict[str, Setting]:
+    """Every setting of a tool by name.
+
+    Args:
+        config: What the operator says.
+        declared: The tool as its decorator declares it. What it leaves at the built-in value counts
+            as built-in: a decorator that repeats it changes nothing.
+    """
+    settings: dict[str, Setting] = {}
+    _overlay(settings, _declared(_PLAIN_TOOL), "built-in")
+    defaults = config.defaults.model_dump(exclude_unset=True, include=set(_TOOL_DEFAULTS))
+    _overlay(settings, {k: v for k, v in defaults.items() if v is not None}, "defaults")
+    plain = _declared(_PLAIN_TOOL)
+    own = {key: value for key, value in _declared(declared).items() if value != plain[key]}
+    _overlay(settings, own, "decorator")
+    chosen = config.tools.get(declared.name)
+    if chosen is not None:
+        overrides = chosen.model_dump(exclude_unset=True)
+        _overlay(settings, {k: v for k, v in overrides.items() if v is not None}, "tool")
+    return settings
+
+
+def effective_tool(config: ClusterConfig, declared: ToolSpec) -> ToolSpec:
+    """The tool as the catalog offers it: as declared, with the operator's decisions over it."""
+    values = {key: setting.value for key, setting in tool_settings(config, declared).items()}
+    return ToolSpec(
+        name=declared.name,
+        version=declared.version,
+        description=declared.description,
+        title=values["title"],
+        signature=declared.signature,
+        module=declared.module,
+        input_schema=declared.input_schema,
+        output_schema=declared.output_schema,
+        annotations=Annotations(**{key: values[key] for key in _ANNOTATIONS}),
+        access=AccessPolicy(tuple(values["principals"])),
+        call=CallPolicy(
+            timeout_s=values["timeout_s"],
+            max_attempts=values["max_attempts"],
+            max_result_bytes=values["max_result_bytes"],
+        ),
+        pool=declared.pool,
+        owner=values["owner"],
+        tags=tuple(values["tags"]),
+        visibility=values["visibility"],
+        lifecycle=declared.lifecycle,
+        content_hash=declared.content_hash,
+    )
+
+
+_PLAIN_TOOL = ToolSpec(name="", version="", description="", input_schema=b"{}", pool="")  # type: ignore[arg-type]
+
+
+def _declared(spec: ToolSpec) -> dict[str, Any]:
+    """What of a tool an operator may decide otherwise, flat."""
+    return {
+        "title": spec.title,
+        **{key: getattr(spec.annotations, key) for key in _ANNOTATIONS},
+        "principals": list(spec.access.principals),
+        "timeout_s": spec.call.timeout_s,
+        "max_attempts": spec.call.max_attempts,
+        "max_result_bytes": spec.call.max_result_bytes,
+        "owner": spec.owner,
+        "tags": list(spec.tags),
+        "visibility": spec.visibility,
+    }
+
+
+def _built_in_options() -> dict[str, Any]:
+    """Every option of a pool that names nothing but its tools: it autoscales."""
+    options = PoolConfig(tools=["x"]).model_dump(exclude={"tools"})
+    return {**options, "autoscaling_config": AutoscalingOptions().model_dump()}
+
+
+def _overlay(settings: dict[str, Setting], layer: Mapping[str, Any], origin: Origin) -> None:
+    """Lay a layer over `settings`: a merged mapping key by key, anything else whole."""
+    for path, value in _flat(layer):
+        within = path + "."
+        for key in [key for key in settings if key.startswith(within)]:
+            del settings[key]
+        parent = path.rpartition(".")[0]
+        settings.pop(parent, None)
+        settings[path] = Setting(value, origin)
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in mapping.items():
+        if key in _MERGED and isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif not (key in _MERGED and value == {}):
+            yield prefix + key, value
+
+
+def _nested(settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """The inverse of `_flat`. Only keys in `_MERGED` hold a dot's left side."""
+    nested: dict[str, Any] = {}
+    for path, setting in settings.items():
+        level = nested
+        parts = path.split(".")
+        depth = 0
+        while depth < len(parts) - 1 and parts[depth] in _MERGED:
+            level = level.setdefault(parts[depth], {})
+            depth += 1
+        level[".".join(parts[depth:])] = setting.value
+    return nested

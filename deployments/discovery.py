@@ -1,0 +1,206 @@
+"""What tools a pool has, found by a short Ray task in the pool's own environment.
+
+A pool may need packages that nobody else has, so only a process of its own can import it. The task
+asks for no GPU, has the pool's import time limit, and its findings are kept under a hash of what
+they came from, so that the next `up` does not pay again. A pool is registered whole or not at all:
+one that cannot be imported becomes an entry that says why, and takes no other pool down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RuntimeEnvSetupError
+
+from thornback.cluster.catalog import PoolEntry, ToolSpec
+from thornback.cluster.config import ClusterConfig
+from thornback.cluster.errors import ConfigError, shown
+from thornback.cluster.settings import effective_tool
+from thornback.deployments.module_source import source_of, tools_in_source
+from thornback.deployments.serve_config import PoolPlan
+
+CAUSE_CHARS = 300
+ENVIRONMENT = "runtime_env"
+"""What a broken pool names as its failed module where its environment could not be made."""
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """What importing a pool's modules came to."""
+
+    tools: list[ToolSpec] = []
+    """As their decorators declare them."""
+    broken: dict[str, str] = {}
+    """Each module that failed, and why."""
+
+
+class Discovered(NamedTuple):
+    """A pool as it goes into the catalog."""
+
+    pool: PoolEntry
+    tools: list[ToolSpec]
+
+
+def findings_key(plan: PoolPlan) -> str:
+    """A hash of everything that the findings of a pool depend on."""
+    facts = {
+        "pool": plan.name,
+        "modules": plan.config.tools,
+        "runtime_env": plan.runtime_env,
+        "thornback": importlib.metadata.version("thornback"),
+    }
+    return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
+
+
+def begin_discovery(plan: PoolPlan) -> ray.ObjectRef[bytes]:
+    """Start the task that imports a pool's modules."""
+    task = ray.remote(num_cpus=0, max_retries=1, max_calls=1)(import_modules)
+    options = plan.config.ray_actor_options
+    found: ray.ObjectRef[bytes] = task.options(
+        name=f"thornback-discovery-{plan.name}",
+        runtime_env=plan.runtime_env,
+        label_selector=options.label_selector,
+    ).remote(plan.name, plan.config.tools)
+    return found
+
+
+def import_modules(pool: str, modules: list[str]) -> bytes:
+    """Import modules and say what tools they declare; runs in the pool's environment."""
+    from thornback.deployments.tool_modules import load
+
+    loaded = load(modules)
+    tools = [tool.spec(pool) for tool in loaded.tools.values()]
+    return msgspec.json.encode(Findings(tools, loaded.broken))
+
+
+def await_discovery(task: ray.ObjectRef[bytes], plan: PoolPlan) -> Findings:
+    """Wait for the task, no longer than the pool's import time limit."""
+    limit_s = plan.config.import_timeout_s
+    try:
+        return decode_findings(ray.get(task, timeout=limit_s))
+    except GetTimeoutError:
+        ray.cancel(task, force=True)
+        why = f"importing did not finish within {limit_s:g} s (import_timeout_s)"
+        return Findings(broken={plan.config.tools[0]: why})
+    except RuntimeEnvSetupError as error:
+        return Findings(broken={ENVIRONMENT: _setup_failure(str(error))})
+    except RayError as error:
+        why = f"the process that imported it died ({type(error).__name__})"
+        return Findings(broken={plan.config.tools[0]: why})
+
+
+def decode_findings(data: bytes) -> Findings:
+    return msgspec.json.decode(data, type=Findings)
+
+
+def _setup_failure(text: str) -> str:
+    """The line of a failed environment that says what is missing."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if line.lower().startswith("error")]
+    return shown((telling or lines or ["it cannot be set up"])[-1], CAUSE_CHARS)
+
+
+def pool_entry(plan: PoolPlan, ask: Mapping[str, float]) -> PoolEntry:
+    """A pool's entry before anything is known against it."""
+    return PoolEntry(
+        name=plan.name,
+        application=plan.application,
+        modules=tuple(plan.config.tools),
+        max_queued_requests=plan.config.max_queued_requests,
+        ask=dict(ask),
+    )
+
+
+def catalog_entries(config: ClusterConfig, plan: PoolPlan, findings: Findings) -> Discovered:
+    """What the catalog shall hold of a pool; whole, or broken and without tools."""
+    entry = pool_entry(plan, ask_of(plan))
+    if findings.broken:
+        module, cause = next(iter(findings.broken.items()))
+        return Discovered(_broken(config, plan, entry, module, cause), [])
+    tools = [
+        effective_tool(config, msgspec.structs.replace(spec, pool=plan.name))
+        for spec in findings.tools
+        if not plan.only or spec.key in plan.only
+    ]
+    if not tools:
+        why = "it declares no tool"
+        return Discovered(_broken(config, plan, entry, plan.config.tools[0], why), [])
+    return Discovered(entry, tools)
+
+
+def _broken(
+    config: ClusterConfig, plan: PoolPlan, entry: PoolEntry, module: str, cause: str
+) -> PoolEntry:
+    names: list[str] = []
+    for name in plan.config.tools:
+        path = source_of(name, Path(config.base_dir)).path
+        names += tools_in_source(path) if path is not None else []
+    return msgspec.structs.replace(
+        entry, state="broken", failed_module=module, cause=cause, lost_tools=tuple(sorted(names))
+    )
+
+
+def unknown_tools(config: ClusterConfig, known: set[str]) -> list[str]:
+    """Names under `tools:` that no pool offers, which the operator wants to hear of."""
+    return sorted(set(config.tools) - known)
+
+
+def ask_of(plan: PoolPlan) -> dict[str, float]:
+    """What one replica asks of a node, under Ray's names for resources."""
+    options = plan.config.ray_actor_options
+    ask: dict[str, float] = {"CPU": options.num_cpus, "GPU": options.num_gpus}
+    if options.memory is not None:
+        ask["memory"] = options.memory
+    if options.accelerator_type is not None:
+        ask[f"accelerator_type:{options.accelerator_type}"] = 0.001
+    ask.update(options.resources)
+    for bundle in plan.config.placement_group_bundles or []:
+        for resource, amount in bundle.items():
+            ask[resource] = max(ask.get(resource, 0), amount)
+    return {resource: amount for resource, amount in ask.items() if amount}
+
+
+def lacking(ask: Mapping[str, float], nodes: list[Mapping[str, float]]) -> str | None:
+    """What of `ask` no node has, and what the largest node has instead; None where one fits.
+
+    Args:
+        ask: As in `PoolEntry`.
+        nodes: What each node has in total, used or not.
+    """
+    if any(all(node.get(name, 0) >= amount for name, amount in ask.items()) for node in nodes):
+        return None
+    short = {
+        name: max((node.get(name, 0) for node in nodes), default=0)
+        for name, amount in ask.items()
+        if not any(node.get(name, 0) >= amount for node in nodes)
+    } or {name: max((node.get(name, 0) for node in nodes), default=0) for name in ask}
+    asked = ", ".join(f"{name} {amount:g}" for name, amount in ask.items() if name in short)
+    available = ", ".join(f"{name} {amount:g}" for name, amount in short.items())
+    return f"asks for {asked}; the largest node has {available}"
+
+
+def refuse_doubled(pools: Mapping[str, list[ToolSpec]]) -> None:
+    """Refuse two pools that offer the same version of a tool.
+
+    Raises:
+        ConfigError: naming both pools.
+    """
+    owners: dict[str, str] = {}
+    for pool, tools in pools.items():
+        for spec in tools:
+            owner = owners.setdefault(spec.key, pool)
+            if owner != pool:
+                raise ConfigError(
+                    f"pools {owner} and {pool} both offer {spec.name} {spec.version}; "
+                    "two pools may offer one tool only at different versions"
+                )
+
+
+def resources_of(nodes: list[dict[str, Any]]) -> list[Mapping[str, float]]:
+    """What each living node has, from `ray.nodes()`."""
+    return [node["Resources"] for node in nodes if node["Alive"]]

@@ -1,0 +1,130 @@
+"""What Ray and Ray Serve read from the environment, for one cluster.
+
+Serve reads its settings when it is imported, in every process, so they must be there before Ray
+starts; `up` sets them for a Ray that it starts, and `status` says which of them replicas do not
+see. Nothing here starts a process: names and numbers in, a mapping out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from thornback.cluster.config import ClusterConfig
+from thornback.deployments.ports import Ports
+
+HARD_STOP_AFTER_S = 300
+"""How long a stream outlives a reload of HAProxy. A port that a replica gave back rests as long."""
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+DATA_PATH: Mapping[str, str] = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_MESSAGE_BYTES),
+}
+"""What makes a call fast: a Ray that others started should have these too."""
+
+FRONT_HEALTH: Mapping[str, str] = {
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "1",
+}
+"""What makes a killed front door come back in seconds."""
+
+EXPECTED: Mapping[str, str] = {**DATA_PATH, **FRONT_HEALTH}
+"""What `status` looks for in the environment of replicas."""
+
+_QUIET: Mapping[str, str] = {
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
+    "RAY_SERVE_COMPACT_LONG_POLL_METRIC_TAGS": "1",
+    "RAY_SERVE_CONTROLLER_METRICS_INCLUDE_HIGH_CARDINALITY_TAGS": "0",
+    "RAY_SERVE_ROUTER_QUEUE_LEN_GAUGE_THROTTLE_S": "5",
+    "RAY_SERVE_EVENT_LOOP_MONITORING_INTERVAL_S": "30",
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+_ONE_MACHINE: Mapping[str, str] = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray's name for a cluster of one machine: every server of its own then listens on loopback, where
+it would otherwise listen on every address."""
+
+
+class Paths(NamedTuple):
+    """Where a cluster keeps what does not outlive it, and its token."""
+
+    temp_dir: Path
+    """Ray's `--temp-dir`. Short: the path of a Unix socket under it has at most 107 characters,
+    of which Ray and HAProxy need 90."""
+    token: Path
+
+    @property
+    def haproxy_dir(self) -> Path:
+        return self.temp_dir / "h"
+
+    @property
+    def front(self) -> Path:
+        """The program that Serve starts as `haproxy`."""
+        return self.temp_dir / "haproxy"
+
+
+def identity_of(config: ClusterConfig) -> int:
+    """A number for a cluster on this machine: its name, its state directory, and the user."""
+    facts = f"{os.getuid()}\0{config.name}\0{config.state_path.resolve()}"
+    return int.from_bytes(hashlib.sha256(facts.encode()).digest()[:8], "big")
+
+
+def paths_of(config: ClusterConfig) -> Paths:
+    return Paths(
+        temp_dir=Path("/tmp", f"tb-{identity_of(config):016x}"[:11]),
+        token=config.state_path / "ray_token",
+    )
+
+
+def cluster_environment(config: ClusterConfig, ports: Ports, paths: Paths) -> dict[str, str]:
+    """The variables that Ray's processes of this cluster get, over those `up` itself has."""
+    haproxy = paths.haproxy_dir
+    settings = {
+        **EXPECTED,
+        **_QUIET,
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(paths.front),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, max(1, (os.cpu_count() or 2) // 2))),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(HARD_STOP_AFTER_S),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_grpc),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.replicas_http[0]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replicas_http[1]),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ports.replicas_grpc[0]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ports.replicas_grpc[1]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(paths.token),
+    }
+    return {**settings, **(_ONE_MACHINE if config.loopback_only else {})}
+
+
+def driver_environment(address: str, token_path: str | None) -> dict[str, str]:
+    """What a process needs to join the Ray at `address`: how to authenticate, and who it is."""
+    environment = {}
+    if token_path is not None:
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token_path}
+    if address.startswith("127."):
+        environment |= _ONE_MACHINE
+    return environment
+
+
+def missing_settings(seen: Mapping[str, str]) -> list[str]:
+    """The lines to add to the environment of every node before Ray starts there.
+
+    Args:
+        seen: The settings that a replica found in its own environment.
+    """
+    return [f"export {name}={value}" for name, value in EXPECTED.items() if seen.get(name) != value]

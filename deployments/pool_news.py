@@ -1,0 +1,76 @@
+"""How pools do, read from what Serve's dashboard says: plain data in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+PoolState = Literal["starting", "ready", "idle", "broken", "infeasible", "failed"]
+
+
+class PoolNews(NamedTuple):
+    """How one pool does."""
+
+    pool: str
+    state: PoolState
+    """`idle`: no replica until the first call."""
+    detail: str = ""
+
+
+def pool_news(
+    details: Mapping[str, Any],
+    pools: Mapping[str, str],
+    broken: Mapping[str, str] | None = None,
+    infeasible: Mapping[str, str] | None = None,
+) -> list[PoolNews]:
+    """The state of each pool.
+
+    Args:
+        details: Answer of the dashboard.
+        pools: Names of pools by the names of their applications.
+        broken: Why a pool cannot be loaded, where it cannot.
+        infeasible: What a pool asks for that no node has.
+    """
+    applications = details.get("applications", {})
+    return [
+        _one(
+            pool, applications.get(name, {}), (broken or {}).get(pool), (infeasible or {}).get(pool)
+        )
+        for name, pool in pools.items()
+    ]
+
+
+def _one(
+    pool: str, application: Mapping[str, Any], broken: str | None, infeasible: str | None
+) -> PoolNews:
+    if broken is not None:
+        return PoolNews(pool, "broken", broken)
+    replicas = replicas_of(application)
+    running = sum(replica["state"] == "RUNNING" for replica in replicas)
+    if infeasible is not None and not running:
+        return PoolNews(pool, "infeasible", infeasible)
+    status = application.get("status", "NOT_STARTED")
+    if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+        return PoolNews(pool, "failed", _message(application))
+    if running:
+        return PoolNews(pool, "ready", f"{running} replica{'s' if running > 1 else ''}")
+    if status == "RUNNING":
+        return PoolNews(pool, "idle", "starts with the first call")
+    return PoolNews(pool, "starting")
+
+
+def replicas_of(application: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every replica of an application, of whatever state."""
+    return [
+        replica
+        for deployment in (application.get("deployments") or {}).values()
+        for replica in deployment.get("replicas") or []
+    ]
+
+
+def _message(application: Mapping[str, Any]) -> str:
+    """The first line of what Serve says; its own text holds tracebacks."""
+    messages = [application.get("message") or ""]
+    messages += [d.get("message") or "" for d in (application.get("deployments") or {}).values()]
+    lines = [line.strip() for text in messages for line in text.splitlines() if line.strip()]
+    return lines[0][:300] if lines else "Serve says no more than that it failed"

@@ -1,0 +1,84 @@
+"""`python -m thornback.deployments.ray_head`: start the head of a Ray of our own, and leave.
+
+What `ray start --head` does, less what a cluster for tools has no use for, and twice as fast: the
+`ray` command takes seven seconds of CPU to be imported, then starts the dashboard and the raylet
+one after the other, a server for Ray Client, an autoscaler monitor, and eight dashboard modules of
+which one is needed. Everything that touches Ray's private parts in order to start it is here.
+
+Reads a JSON object of `HeadOptions` from its first argument, writes a JSON object of pids by role
+to standard output, and exits; what it started goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from ray._private import node, parameter, ray_constants, services
+
+from thornback.deployments.ports import Ports
+
+DASHBOARD_MODULES = "ServeHead"
+
+
+class HeadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to start the head."""
+
+    temp_dir: str
+    ports: Ports
+    loopback_only: bool
+    num_cpus: int | None = None
+    object_store_memory_bytes: int | None = None
+
+
+def start(options: HeadOptions) -> dict[str, int]:
+    """Start the control store, the dashboard and this node; return the pid of each."""
+    pids: dict[str, int] = {}
+    start_process = services.start_ray_process
+
+    def start_and_note(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
+        if process_type == ray_constants.PROCESS_TYPE_DASHBOARD:
+            command = [*command, f"--modules-to-load={DASHBOARD_MODULES}"]
+        info = start_process(command, process_type, *args, **kwargs)
+        pids[process_type] = info.process.pid
+        return info
+
+    services.start_ray_process = start_and_note
+    # Zero: the dashboard comes up beside the raylet, and `up` waits for it where it needs it.
+    ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = 0
+    ports = options.ports
+    node.Node(
+        parameter.RayParams(
+            node_ip_address="127.0.0.1" if options.loopback_only else None,
+            gcs_server_port=ports.ray,
+            node_manager_port=ports.node_manager,
+            object_manager_port=ports.object_manager,
+            dashboard_host="127.0.0.1",
+            dashboard_port=ports.dashboard,
+            dashboard_agent_listen_port=ports.dashboard_agent,
+            metrics_agent_port=ports.dashboard_agent_grpc,
+            runtime_env_agent_port=ports.runtime_env_agent,
+            metrics_export_port=ports.metrics_export,
+            min_worker_port=0,
+            max_worker_port=0,
+            num_cpus=options.num_cpus,
+            object_store_memory=options.object_store_memory_bytes,
+            temp_dir=options.temp_dir,
+            include_log_monitor=False,
+            no_monitor=True,
+        ),
+        head=True,
+        shutdown_at_exit=False,
+        spawn_reaper=False,
+    )
+    return pids
+
+
+if __name__ == "__main__":
+    chosen = msgspec.json.decode(sys.argv[1], type=HeadOptions)
+    Path(chosen.temp_dir).mkdir(mode=0o700, exist_ok=True)
+    found = start(chosen)
+    sys.stdout.write(msgspec.json.encode(found).decode())
+    sys.stdout.flush()

@@ -1,0 +1,225 @@
+"""The Ray that `up` starts: its processes, from start to end, and nobody else's.
+
+A process is ours when `up` noted its pid, when it names our temporary directory on its command
+line, or when it descends from one that does. Nothing is ever ended by its name, and a cluster is
+never looked for with `address="auto"`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from thornback.cluster.config import ClusterConfig
+from thornback.cluster.errors import LaunchError
+from thornback.deployments.environment import (
+    Paths,
+    cluster_environment,
+    identity_of,
+    paths_of,
+)
+from thornback.deployments.front import prepare_front
+from thornback.deployments.ports import Ports, free_ports, is_free
+from thornback.deployments.private_files import make_private_dir, write_private
+
+START_TIMEOUT_S = 90.0
+LOG_NAME = "ray_head.log"
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A Ray that was just started."""
+
+    ports: Ports
+    pids: dict[str, int]
+
+
+class StartingHead:
+    """A head that comes up while its starter does something else."""
+
+    def __init__(self, process: subprocess.Popen[bytes], ports: Ports, log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.ports = ports
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.ports.ray}"
+
+    @property
+    def dashboard_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.dashboard}"
+
+    def wait(self) -> Head:
+        """Wait until this node is part of the cluster.
+
+        Raises:
+            LaunchError: with the last line that Ray left, if it did not start.
+        """
+        try:
+            output, _ = self._process.communicate(timeout=START_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise LaunchError(
+                f"Ray did not start within {START_TIMEOUT_S:g} s; see {self._log}"
+            ) from None
+        try:
+            pids = msgspec.json.decode(output, type=dict[str, int])
+        except msgspec.DecodeError:
+            raise LaunchError(f"Ray did not start: {_last_line(self._log)} ({self._log})") from None
+        return Head(self.ports, pids)
+
+
+def start_head(config: ClusterConfig) -> StartingHead:
+    """Begin to start Ray for this cluster; its directories, token and front door are made first.
+
+    Raises:
+        LaunchError: if no ports are free, or the temporary directory is not ours.
+    """
+    paths = paths_of(config)
+    ports = free_ports(identity_of(config), is_free)
+    if ports is None:
+        raise LaunchError("no block of ports between 20000 and 29999 is free for Ray")
+    try:
+        _prepare(config, paths)
+    except OSError as error:
+        raise LaunchError(f"cannot prepare {paths.temp_dir}: {error}") from error
+    options = {
+        "temp_dir": str(paths.temp_dir),
+        "ports": ports,
+        "loopback_only": config.loopback_only,
+        "num_cpus": config.ray.num_cpus,
+        "object_store_memory_bytes": config.ray.object_store_memory_bytes,
+    }
+    log = config.state_path / LOG_NAME
+    with log.open("wb") as log_file:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "thornback.deployments.ray_head",
+                msgspec.json.encode(options).decode(),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env={**_plain_environment(), **cluster_environment(config, ports, paths)},
+            # Ctrl-C in the terminal is for `up`, which ends Ray in its own order.
+            start_new_session=True,
+        )
+    return StartingHead(process, ports, log)
+
+
+def _prepare(config: ClusterConfig, paths: Paths) -> None:
+    make_private_dir(config.state_path)
+    shutil.rmtree(paths.temp_dir, ignore_errors=True)
+    make_private_dir(paths.temp_dir)
+    if not paths.token.exists():
+        write_private(paths.token, secrets.token_hex(32).encode())
+    prepare_front(paths, loopback_only=config.loopback_only)
+
+
+def _plain_environment() -> dict[str, str]:
+    """Our own environment less what speaks of another Ray."""
+    theirs = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_SERVE_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(theirs)}
+
+
+def answers(address: str, timeout_s: float = 1.0) -> bool:
+    """Whether something accepts connections at `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=timeout_s):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def our_processes(temp_dir: Path, pids: Mapping[str, int]) -> list[psutil.Process]:
+    """Every living process of the Ray in `temp_dir`, parents first.
+
+    Args:
+        temp_dir: Ray's temporary directory, which belongs to one cluster alone.
+        pids: What `up` noted. A pid that now names another program is not believed: these
+            processes all have the directory on their command line, workers excepted, which descend
+            from one that has.
+    """
+    mark = str(temp_dir) + os.sep
+    roots = []
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        command = process.info["cmdline"] or []
+        uids = process.info["uids"]
+        if uids is None or uids.real != os.getuid() or process.pid == os.getpid():
+            continue
+        if any(mark in word or word.endswith(str(temp_dir)) for word in command):
+            roots.append(process)
+    noted = set(pids.values())
+    roots.sort(key=lambda process: process.pid not in noted)
+    found: dict[int, psutil.Process] = {}
+    for root in roots:
+        found.setdefault(root.pid, root)
+        try:
+            for child in root.children(recursive=True):
+                found.setdefault(child.pid, child)
+        except psutil.NoSuchProcess:
+            continue
+    return list(found.values())
+
+
+def stop_processes(temp_dir: Path, pids: Mapping[str, int], grace_s: float = 5.0) -> int:
+    """End the Ray in `temp_dir`: asked first, killed after `grace_s`. Returns how many there were.
+
+    Raises:
+        LaunchError: if one of them does not end.
+    """
+    ended: set[int] = set()
+    deadline = time.monotonic() + grace_s + 10
+    asked_until = time.monotonic() + grace_s
+    while time.monotonic() < deadline:
+        alive = [p for p in our_processes(temp_dir, pids) if _alive(p)]
+        if not alive:
+            return len(ended)
+        for process in alive:
+            first = process.pid not in ended
+            ended.add(process.pid)
+            try:
+                if time.monotonic() > asked_until:
+                    process.kill()
+                elif first:
+                    process.terminate()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(alive, timeout=0.5)
+    left = [p.pid for p in our_processes(temp_dir, pids) if _alive(p)]
+    if left:
+        raise LaunchError(f"processes of Ray did not end: {', '.join(map(str, left))}")
+    return len(ended)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _last_line(log: Path) -> str:
+    lines = _lines(log)
+    return next(reversed([line for line in lines if line.strip()]), "it left no message")
+
+
+def _lines(log: Path) -> Iterable[str]:
+    try:
+        return log.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
