@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 THORNBACK = Path(sys.executable).with_name("thornback")
 UP_TIMEOUT_S = 180
 DOWN_TIMEOUT_S = 60
+TIERS = ("unit", "protocol", "docs", "on_ray")
 MARK = "THORNBACK_TEST_CLUSTER"
 """Variable that every process of the session's cluster inherits."""
 
@@ -87,6 +88,11 @@ def session_config(name: str, port: int) -> dict[str, Any]:
     merged = {**local, **conformance, "pools": {**local["pools"], **conformance["pools"]}}
     merged["gateway"] = {**conformance.get("gateway", {}), "port": port}
     return {**merged, "name": name}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first, and what needs the session's cluster together at the end."""
+    items.sort(key=lambda item: TIERS.index(item.path.relative_to(ROOT / "tests").parts[0]))
 
 
 @pytest.fixture(scope="session")

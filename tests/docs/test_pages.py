@@ -1,0 +1,48 @@
+"""Every block of the README and of the guides runs, in the order of the page."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, RunningCluster
+from tests.docs.blocks import Block, Runner, blocks_of
+from thornback.cluster.config import load_config
+
+PAGES = ("README.md", "docs/author.md", "docs/operator.md", "docs/agents.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_runs(page: str, cluster: RunningCluster, tmp_path: Path) -> None:
+    runner = Runner(cluster, tmp_path)
+    for block in blocks_of(page):
+        runner.run(block)
+
+
+def readme_block(word: str) -> Block:
+    return next(block for block in blocks_of("README.md") if block.word == word)
+
+
+@pytest.mark.parametrize("word", ["install", "test"])
+def test_the_extra_that_a_command_installs_exists(word: str) -> None:
+    (extra,) = re.findall(r'pip install -e "\.\[(\w+)\]"', readme_block(word).text)
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert extra in pyproject["project"]["optional-dependencies"]
+
+
+def test_what_the_first_command_brings_up_is_a_shipped_config() -> None:
+    assert readme_block("install").text.endswith("&& thornback up\n")
+    assert load_config(ROOT / "configs/local.yaml").gateway.port == 8000
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    command = readme_block("test").text.rpartition("&& ")[2].strip()
+    assert command in (ROOT / ".ci/run").read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", [*PAGES, "docs/decisions.md"])
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
+        assert (path.parent / target).exists(), target
