@@ -22,6 +22,8 @@ from thornback.cluster.blob_actor import BlobClient
 from thornback.cluster.config import GatewayConfig
 from thornback.cluster.protocol import RpcId
 from thornback.deployments.clock import Clock, SystemClock
+from thornback.deployments.content_endpoint import PATH as CONTENT_PATH
+from thornback.deployments.content_endpoint import ContentEndpoint
 from thornback.deployments.contents import ContentReader
 from thornback.deployments.dispatch import Pools
 from thornback.deployments.exchange import Exchange
@@ -44,6 +46,7 @@ from thornback.deployments.sdk import Kernel
 from thornback.deployments.seal import Seals
 from thornback.deployments.sessions import Sessions
 from thornback.deployments.tool_calls import Engine, ToolCalls
+from thornback.deployments.uploads import Uploads
 
 SERVER_NAME = "thornback"
 FIRST_CATALOG_S = 60.0
@@ -54,10 +57,18 @@ App = Callable[[Scope, Receive, Send], Any]
 
 
 class GatewayApp:
-    """ASGI: `/mcp`, `/healthz`, `/readyz`, and 404 for the rest; every body is JSON."""
+    """ASGI: `/mcp`, `/resources/sha256/...`, `/healthz`, `/readyz`, and 404 for the rest; every
+    body but a resource's is JSON."""
 
-    def __init__(self, endpoint: App, catalogs: Catalogs, on_shutdown: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        endpoint: App,
+        content_endpoint: App,
+        catalogs: Catalogs,
+        on_shutdown: Callable[[], None],
+    ) -> None:
         self._endpoint = endpoint
+        self._content_endpoint = content_endpoint
         self._catalogs = catalogs
         self._on_shutdown = on_shutdown
 
@@ -67,6 +78,8 @@ class GatewayApp:
                 await self._lifespan(receive, send)
             case "http", "/mcp":
                 await self._endpoint(scope, receive, send)
+            case "http", str(path) if path.startswith(CONTENT_PATH):
+                await self._content_endpoint(scope, receive, send)
             case "http", path:
                 await drain(receive)
                 await send_answer(send, self._elsewhere(path))
@@ -101,6 +114,7 @@ def assemble(
     catalogs: Catalogs,
     engine: Engine,
     contents: Contents,
+    uploads: Uploads,
     listening: Listening,
     running: RunningCalls,
     broadcast_cancel: BroadcastCancel,
@@ -138,9 +152,10 @@ def assemble(
         direct={"tools/list": lists.tools, "tools/call": ToolCalls(engine, states).call},
         public=anonymous,
     )
+    neighbours = Neighbours(config.host, config.port, config.allowed_hosts, config.allowed_origins)
     endpoint = McpEndpoint(
         EndpointSettings(anonymous, gateway, config.max_body_bytes, keep_alive_s),
-        Neighbours(config.host, config.port, config.allowed_hosts, config.allowed_origins),
+        neighbours,
         catalogs,
         Sessions(seals, clock),
         kernel,
@@ -148,7 +163,10 @@ def assemble(
         broadcast_cancel,
         clock,
     )
-    return GatewayApp(endpoint, catalogs, listening.close)
+    content_endpoint = ContentEndpoint(
+        uploads, neighbours, catalogs, clock, anonymous=anonymous, gateway=gateway
+    )
+    return GatewayApp(endpoint, content_endpoint, catalogs, listening.close)
 
 
 async def _accept(_: Exchange) -> dict[str, Any]:
@@ -185,6 +203,8 @@ class Gateway:
         engine = RoutingEngine(
             lambda: self._mirror.catalog, pools, self._clock, self._config.max_timeout_s
         )
+        blobs = BlobClient(self._cluster)
+        contents = ContentReader(blobs)
         return assemble(
             self._config,
             anonymous=self._anonymous,
@@ -193,7 +213,10 @@ class Gateway:
             keys=await self._registry.keys(),
             catalogs=self._mirror,
             engine=engine,
-            contents=ContentReader(BlobClient(self._cluster)),
+            contents=contents,
+            uploads=Uploads(
+                self._mirror, self._registry, blobs, contents, anonymous=self._anonymous
+            ),
             listening=self._listening,
             running=self._running,
             broadcast_cancel=self._broadcast_cancel,

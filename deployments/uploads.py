@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
 
 from thornback.cluster.catalog import AccessPolicy, Catalog, ResourceSpec, TemplateSpec
-from thornback.cluster.errors import HttpRefusal, RegistrationError
+from thornback.cluster.errors import HttpRefusal, RegistrationError, RegistryUnavailable
 from thornback.cluster.principals import Caller
 from thornback.cluster.registry import Edit, edit_of
 from thornback.cluster.resources import Stored, is_sha256
@@ -24,6 +25,8 @@ from thornback.deployments.contents import ContentReader
 
 MAX_UPLOAD_BYTES = 64 << 20
 MAX_NAME_CHARS = 256
+OWN_WRITE_S = 2.0
+"""Longest wait for this gateway to have heard of what it wrote itself."""
 OWN_SCHEME = "thornback:"
 """URIs of this scheme are made here, from the owner and the hash."""
 
@@ -43,12 +46,21 @@ class CatalogWriter(Protocol):
     async def write(self, edit: Edit) -> tuple[int, int]: ...
 
 
+class Mirror(Protocol):
+    """The catalog as this gateway knows it: `mirror.CatalogMirror`."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    async def wait_for(self, number: int, timeout_s: float) -> Catalog: ...
+
+
 class Uploads:
     """The resources that callers put themselves."""
 
     def __init__(
         self,
-        catalog: Callable[[], Catalog],
+        mirror: Mirror,
         registry: CatalogWriter,
         sink: ContentSink,
         reader: ContentReader,
@@ -58,19 +70,19 @@ class Uploads:
     ) -> None:
         """
         Args:
-            catalog: The catalog as this gateway knows it.
+            mirror: The catalog as this gateway knows it.
             registry: Where names are written.
             sink: Where contents are put.
             reader: Where contents are read.
             anonymous: Whether this cluster has no principals: what is put is then everybody's.
             max_bytes: Largest content.
         """
-        self._catalog = catalog
+        self._mirror = mirror
         self._registry = registry
         self._sink = sink
         self._reader = reader
         self._anonymous = anonymous
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
 
     async def upload(
         self, caller: Caller, sha256: str, about: Mapping[str, str], chunks: AsyncIterable[bytes]
@@ -94,7 +106,7 @@ class Uploads:
             raise HttpRefusal(422, f"These bytes hash to {stored.sha256}, not to {sha256}")
         spec = msgspec.structs.replace(spec, size_bytes=stored.size_bytes)
         try:
-            await self._registry.write(edit_of(spec))
+            await self._write(edit_of(spec))
         except RegistrationError:  # somebody was faster
             raise _not_yours() from None
         return spec
@@ -125,8 +137,14 @@ class Uploads:
         gone = [spec.uri for spec in owned if uri in (None, spec.uri)]
         if not gone:
             raise _no_such_content()
-        await self._registry.write(edit_of(withdraw=[("resources", name) for name in gone]))
+        await self._write(edit_of(withdraw=[("resources", name) for name in gone]))
         return gone
+
+    async def _write(self, edit: Edit) -> None:
+        _, number = await self._registry.write(edit)
+        # Who reads on through this gateway finds what was written. Written it is in any case.
+        with suppress(RegistryUnavailable):
+            await self._mirror.wait_for(number, OWN_WRITE_S)
 
     def _spec(self, caller: Caller, sha256: str, about: Mapping[str, str]) -> ResourceSpec:
         """The entry that an upload asks for; its size is not known yet."""
@@ -153,7 +171,7 @@ class Uploads:
             raise HttpRefusal(400, "uri must be an absolute URI, such as notes://readme")
         if uri.lower().startswith(OWN_SCHEME):
             raise HttpRefusal(400, f"URIs that begin with {OWN_SCHEME} are made by the cluster")
-        catalog = self._catalog()
+        catalog = self._mirror.catalog
         taken = catalog.of("resources").get(uri)
         families = catalog.of("templates").values()
         if (isinstance(taken, ResourceSpec) and taken.owner != owner) or any(
@@ -164,7 +182,7 @@ class Uploads:
 
     def _named(self, sha256: str, wanted: Callable[[ResourceSpec], bool]) -> list[ResourceSpec]:
         """Resources with this content, by URI."""
-        entries = self._catalog().of("resources").values()
+        entries = self._mirror.catalog.of("resources").values()
         found = [entry for entry in entries if isinstance(entry, ResourceSpec)]
         same = (spec for spec in found if spec.sha256 == sha256 and wanted(spec))
         return sorted(same, key=lambda spec: spec.uri)
@@ -173,8 +191,8 @@ class Uploads:
         size_bytes = 0
         async for chunk in chunks:
             size_bytes += len(chunk)
-            if size_bytes > self._max_bytes:
-                raise HttpRefusal(413, f"Content may have {self._max_bytes} bytes")
+            if size_bytes > self.max_bytes:
+                raise too_large(self.max_bytes)
             yield chunk
 
 
@@ -200,6 +218,10 @@ def _own_uri(owner: str | None, sha256: str) -> str:
     """The URI of content without a name. The owner is a part of it: two who put the same bytes do
     not meet, and neither learns of the other."""
     return f"thornback://{owner + '/' if owner else ''}sha256/{sha256}"
+
+
+def too_large(max_bytes: int) -> HttpRefusal:
+    return HttpRefusal(413, f"Content may have at most {max_bytes} bytes", {"Connection": "close"})
 
 
 def _not_yours() -> HttpRefusal:

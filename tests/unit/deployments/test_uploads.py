@@ -54,6 +54,10 @@ class FakeCluster:
             del self.entries[key]
         return 1, 1
 
+    async def wait_for(self, number: int, timeout_s: float) -> Catalog:
+        return self.catalog
+
+    @property
     def catalog(self) -> Catalog:
         return Catalog("s", 1, 1, {"resources": self.entries, "templates": self.families})
 
@@ -65,7 +69,7 @@ def cluster() -> FakeCluster:
 
 def uploads(cluster: FakeCluster, anonymous: bool = False) -> Uploads:
     reader = ContentReader(cluster)
-    return Uploads(cluster.catalog, cluster, cluster, reader, anonymous=anonymous, max_bytes=1000)
+    return Uploads(cluster, cluster, cluster, reader, anonymous=anonymous, max_bytes=1000)
 
 
 async def _chunks(data: bytes) -> AsyncIterator[bytes]:
