@@ -43,6 +43,8 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Plain help: drawing it with Rich takes longer than everything else that `--help` does.
+    rich_markup_mode=None,
     help="Thornback runs tools for AI agents on a Ray cluster and speaks MCP.",
     epilog="Exit codes: 0 done, 1 the tool or the cluster said no, 2 usage, 3 no cluster runs.",
 )

@@ -64,10 +64,12 @@ def call(
         typer.Argument(
             help="key=value for each argument (key=@FILE reads it from a file), one JSON object, "
             "or - for a JSON object on stdin.",
-            metavar="[JSON|-|key=value...]",
+            metavar="JSON|-|key=value",
         ),
     ] = None,
-    stream: Annotated[bool, typer.Option(help="Print partial results as they come.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print partial results as they come.")
+    ] = False,
     timeout_s: Annotated[
         float | None, typer.Option("--timeout", min=0.001, help="Seconds to wait, then cancel.")
     ] = None,

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from thornback.cluster.config import ClusterConfig
 
 ConfigArgument = Annotated[
-    str, typer.Argument(help="A config file, or the name of a shipped one.", metavar="[CONFIG]")
+    str, typer.Argument(help="A config file, or the name of a shipped one.", metavar="CONFIG")
 ]
 DEFAULT_CONFIG = "local"
 
-config = typer.Typer(no_args_is_help=True, help="Show effective settings, or the file's schema.")
-keys = typer.Typer(no_args_is_help=True, help="Make keys for callers.")
+config = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Show effective settings, or the file's schema.",
+)
+keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make keys for callers.")
 
 
 def config_path(name: str) -> Path:
@@ -80,7 +84,9 @@ def validate(
 def show(
     config_name: ConfigArgument = DEFAULT_CONFIG,
     tool: Annotated[str | None, typer.Argument(help="Only what concerns this tool.")] = None,
-    origin: Annotated[bool, typer.Option(help="Say where each value comes from.")] = False,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Say where each value comes from.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show every effective setting of a config, defaults included; secrets are left out.

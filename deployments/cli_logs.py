@@ -14,7 +14,6 @@ from typing import Annotated, NamedTuple
 import typer
 
 from thornback.cluster.errors import ClusterNotRunning, ConfigError
-from thornback.deployments.access_lines import access_line
 from thornback.deployments.cli_output import JsonOption
 from thornback.deployments.cli_target import NameOption, cluster_here
 
@@ -47,6 +46,9 @@ def logs(
     Example: thornback logs sql -f
     """
     import json
+
+    # Not at the top: `thornback --help` does without it.
+    from thornback.deployments.access_lines import access_line
 
     cluster = cluster_here(name)
     if cluster.temp_dir is None:

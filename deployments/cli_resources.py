@@ -19,8 +19,12 @@ from thornback.deployments.cli_target import KeyFileOption, NameOption, UrlOptio
 
 CHUNK_BYTES = 1024 * 1024
 
-resources = typer.Typer(no_args_is_help=True, help="Put, get and list resources.")
-prompts = typer.Typer(no_args_is_help=True, help="List and fill prompt templates.")
+resources = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Put, get and list resources."
+)
+prompts = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="List and fill prompt templates."
+)
 
 
 @resources.command("put")
