@@ -29,6 +29,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast, overload
 import docstring_parser
 import msgspec
 import semver
+from pydantic import PydanticUserError
 
 from thornback.cluster.catalog import (
     AccessPolicy,
@@ -221,7 +222,7 @@ def tool(
         try:
             declared = _declared(
                 target,
-                name=name or _name_of(target),
+                name=name,
                 version=version,
                 title=title,
                 annotations=Annotations(read_only, destructive, idempotent, open_world),
@@ -233,8 +234,9 @@ def tool(
                 visibility=visibility,
                 access=AccessPolicy(tuple(principals)),
             )
-        except TypeError as error:
-            raise DefinitionError(f"tool {label}: {error}") from error
+        except (TypeError, PydanticUserError) as error:  # pydantic's: a type without a schema
+            why = str(error).partition("\n\nFor further information")[0]
+            raise DefinitionError(f"tool {label}: {why}") from error
         setattr(target, _MARK, declared)
         return target
 
@@ -287,20 +289,21 @@ def problems(tool: Tool) -> list[str]:
 def _declared(
     target: Callable[..., Any],
     *,
-    name: str,
+    name: str | None,
     version: str,
     timeout_s: float | None,
     input_schema: str | Mapping[str, Any] | None,
     output_schema: str | Mapping[str, Any] | None,
     **facts: Any,
 ) -> Tool:
+    function = _function_of(target)
+    name = name or _name_of(target)
     if not NAME.fullmatch(name):
         raise TypeError(f"the name {name!r} is not 1 to 64 of a-z, A-Z, 0-9, _ and -")
     if not semver.Version.is_valid(version):
         raise TypeError(f"the version {version!r} is not a semantic version such as 1.0.0")
     if timeout_s is not None and not 0 < timeout_s < float("inf"):
         raise TypeError(f"timeout_s is {timeout_s} and must be positive")
-    function = _function_of(target)
     signature = _signature_of(function)
     context = _context_parameter(signature)
     description, documented = _documentation(target, function)
@@ -392,8 +395,10 @@ def _documentation(
     target: Callable[..., Any], function: Callable[..., Any]
 ) -> tuple[str, dict[str, str]]:
     """The description, and what the docstring says about each parameter."""
-    texts = [target.__doc__, function.__doc__] if function is not target else [target.__doc__]
-    parsed = [docstring_parser.parse(inspect.cleandoc(text)) for text in texts if text]
+    docstrings = [target.__doc__, function.__doc__] if inspect.isclass(target) else [target.__doc__]
+    texts = [inspect.cleandoc(docstring) for docstring in docstrings if docstring]
+    # The parser misses a section that nothing stands before, as in the `__call__` of a class.
+    parsed = [docstring_parser.parse(t if n == 0 else f"Call.\n\n{t}") for n, t in enumerate(texts)]
     described = [document for document in parsed if document.description]
     if not described:
         raise TypeError("it has no docstring: write one, the model chooses by it")
@@ -402,6 +407,8 @@ def _documentation(
     returns = document.returns.description if document.returns else None
     if returns:
         description += f"\n\nReturns: {returns}"
+    for example in document.examples:
+        description += f"\n\nExample: {example.snippet or example.description}"
     parameters = {
         parameter.arg_name.lstrip("*"): " ".join(parameter.description.split())
         for document in parsed

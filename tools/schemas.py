@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, TypeAda
 from pydantic import ValidationError as PydanticError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import CoreSchema, to_jsonable_python
+from pydantic_core import CoreSchema, PydanticSerializationError, to_jsonable_python
 
 from thornback.cluster.errors import shown
 from thornback.cluster.schema_rules import schema_fault
@@ -255,6 +255,14 @@ class PlainSchema(GenerateJsonSchema):
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+    def encode_default(self, dft: Any) -> Any:
+        encoded = super().encode_default(dft)
+        try:
+            json.dumps(encoded, allow_nan=False)
+        except ValueError as error:
+            raise PydanticSerializationError("not a JSON number") from error
+        return encoded
 
 
 def inlined(schema: Schema) -> Schema:
