@@ -1,65 +1,25 @@
 """What a caller puts is its own: whole, bounded, named by no other, and seen by no other."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from tests.content_fakes import FakeCluster
 from thornback.cluster.catalog import (
     AccessPolicy,
-    Catalog,
-    Entry,
     ResourceSpec,
     TemplateSpec,
-    decode_entry,
 )
-from thornback.cluster.errors import HttpRefusal, RegistrationError
+from thornback.cluster.errors import HttpRefusal
 from thornback.cluster.principals import EVERYBODY, Caller, Principal
-from thornback.cluster.registry import Edit
-from thornback.cluster.resources import Stored, sha256_of
+from thornback.cluster.resources import sha256_of
 from thornback.deployments.contents import ContentReader
 from thornback.deployments.uploads import Uploads
 
 ANN, BOB = (Caller(Principal("default", name)) for name in ("ann", "bob"))
 HELLO = sha256_of(b"hello")
-
-
-class FakeCluster:
-    """Store and registry in one, in memory."""
-
-    def __init__(self) -> None:
-        self.contents: dict[str, bytes] = {}
-        self.entries: dict[str, Entry] = {}
-        self.families: dict[str, Entry] = {}
-        self.refuses = False
-
-    async def put_as(self, sha256: str, chunks: AsyncIterable[bytes]) -> Stored:
-        data = b"".join([chunk async for chunk in chunks])
-        if sha256_of(data) == sha256:
-            self.contents[sha256] = data
-        return Stored(sha256_of(data), len(data))
-
-    async def get(self, sha256: str) -> bytes | None:
-        return self.contents.get(sha256)
-
-    async def write(self, edit: Edit) -> tuple[int, int]:
-        if self.refuses:
-            raise RegistrationError("the URI belongs to somebody else")
-        for space, value in edit.put:
-            entry = decode_entry(space, value)
-            assert isinstance(entry, ResourceSpec)
-            self.entries[entry.uri] = entry
-        for _, key in edit.withdraw:
-            del self.entries[key]
-        return 1, 1
-
-    async def wait_for(self, number: int, timeout_s: float) -> Catalog:
-        return self.catalog
-
-    @property
-    def catalog(self) -> Catalog:
-        return Catalog("s", 1, 1, {"resources": self.entries, "templates": self.families})
 
 
 @pytest.fixture
