@@ -22,7 +22,8 @@ def gateway_app(args: dict[str, Any]) -> Application:
     """
     from thornback.deployments.gateway import gateway_deployment
 
-    return gateway_deployment(GATEWAY_DEPLOYMENT).bind(**args)
+    application: Application = gateway_deployment(GATEWAY_DEPLOYMENT).bind(**args)
+    return application
 
 
 def pool_app(args: dict[str, Any]) -> Application:

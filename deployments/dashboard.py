@@ -6,6 +6,7 @@ or answers no, becomes a `LaunchError` that says so; Ray's token never appears i
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx
 
 from thornback.cluster.errors import LaunchError
 
+POLL_S = 0.1
 APPLICATIONS = "/api/serve/applications/"
 
 
@@ -31,24 +33,23 @@ class Dashboard:
     def close(self) -> None:
         self._client.close()
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait until Serve's part of the dashboard answers.
+    def wait_for_serve(self, timeout_s: float) -> None:
+        """Wait until the dashboard answers and Serve's controller is there.
 
         Raises:
-            LaunchError: if it does not within `timeout_s`, or refuses our token.
+            LaunchError: if that is not so within `timeout_s`, or our token is refused.
         """
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                self._client.get(APPLICATIONS, timeout=max(1.0, deadline - time.monotonic()))
-                return
-            except httpx.TransportError as error:
-                if time.monotonic() > deadline:
-                    raise LaunchError(
-                        f"Ray's dashboard at {self.url} does not answer ({type(error).__name__}); "
-                        "Thornback deploys through it: start Ray with its dashboard"
-                    ) from error
-                time.sleep(0.1)
+                if self.serve_details().get("controller_info", {}).get("actor_id"):
+                    return
+                why = "Ray Serve's controller did not start"
+            except LaunchError as error:
+                why = str(error)
+            if time.monotonic() > deadline:
+                raise LaunchError(f"{why}; Thornback deploys through Ray's dashboard")
+            time.sleep(POLL_S)
 
     def serve_details(self) -> dict[str, Any]:
         """What Serve runs: `applications` by name, proxies, and the controller."""
@@ -77,5 +78,15 @@ class Dashboard:
                 f"Ray's dashboard at {self.url} has no Ray Serve: install ray[serve] there"
             )
         if answer.is_error:
-            raise LaunchError(f"Ray Serve refused: {answer.text.strip()[:2000]}")
+            raise LaunchError(f"Ray Serve refused: {reason(answer.text)}")
         return answer
+
+
+def reason(text: str, limit: int = 500) -> str:
+    """What of an error of Serve's a person needs: of a traceback its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if _ERROR.match(line)]
+    return (errors or lines or ["it does not say why"])[-1][:limit]
+
+
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b.*:")

@@ -201,6 +201,7 @@ def refuse_doubled(pools: Mapping[str, list[ToolSpec]]) -> None:
                 )
 
 
-def resources_of(nodes: list[dict[str, Any]]) -> list[Mapping[str, float]]:
-    """What each living node has, from `ray.nodes()`."""
+def node_resources() -> list[Mapping[str, float]]:
+    """What each living node of the joined cluster has in total."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]

@@ -29,6 +29,8 @@ DATA_PATH: Mapping[str, str] = {
 """What makes a call fast: a Ray that others started should have these too."""
 
 FRONT_HEALTH: Mapping[str, str] = {
+    # Its first start competes with every other process of the cluster for the machine.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "1",
 }
@@ -51,6 +53,8 @@ _ONE_MACHINE: Mapping[str, str] = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's name for a cluster of one machine: every server of its own then listens on loopback, where
 it would otherwise listen on every address."""
 
+_OF_ANOTHER_RAY = ("RAY_ADDRESS", "RAY_AUTH_", "RAY_JOB_CONFIG", "RAY_SERVE_")
+
 
 class Paths(NamedTuple):
     """Where a cluster keeps what does not outlive it, and its token."""
@@ -63,6 +67,11 @@ class Paths(NamedTuple):
     @property
     def haproxy_dir(self) -> Path:
         return self.temp_dir / "h"
+
+    @property
+    def site(self) -> Path:
+        """Put on the path of every Python process of the cluster."""
+        return self.temp_dir / "site"
 
     @property
     def front(self) -> Path:
@@ -83,8 +92,17 @@ def paths_of(config: ClusterConfig) -> Paths:
     )
 
 
-def cluster_environment(config: ClusterConfig, ports: Ports, paths: Paths) -> dict[str, str]:
-    """The variables that Ray's processes of this cluster get, over those `up` itself has."""
+def cluster_environment(
+    config: ClusterConfig, ports: Ports, paths: Paths, own: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of Ray's processes of this cluster.
+
+    Args:
+        config: For whether it is a cluster of one machine.
+        ports: The cluster's block.
+        paths: The cluster's directories.
+        own: The environment of `up`; what in it speaks of another Ray is left out.
+    """
     haproxy = paths.haproxy_dir
     settings = {
         **EXPECTED,
@@ -108,12 +126,16 @@ def cluster_environment(config: ClusterConfig, ports: Ports, paths: Paths) -> di
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(paths.token),
     }
-    return {**settings, **(_ONE_MACHINE if config.loopback_only else {})}
+    if config.loopback_only:
+        settings |= _ONE_MACHINE
+    kept = {key: value for key, value in own.items() if not key.startswith(_OF_ANOTHER_RAY)}
+    path = [str(paths.site), *filter(None, [own.get("PYTHONPATH")])]
+    return {**kept, **settings, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def driver_environment(address: str, token_path: str | None) -> dict[str, str]:
     """What a process needs to join the Ray at `address`: how to authenticate, and who it is."""
-    environment = {}
+    environment: dict[str, str] = {}
     if token_path is not None:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token_path}
     if address.startswith("127."):

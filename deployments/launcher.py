@@ -8,6 +8,7 @@ what happens, and what is undone when it fails.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import importlib.metadata
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx
 import msgspec
 
+from thornback.cluster.catalog import encode_entry
 from thornback.cluster.config import ClusterConfig
 from thornback.cluster.errors import ClusterNotRunning, LaunchError
 from thornback.deployments.apply import (
@@ -35,16 +37,20 @@ from thornback.deployments.cluster_file import (
     remove_cluster_file,
     write_cluster_file,
 )
+from thornback.deployments.contents import config_entries
 from thornback.deployments.dashboard import Dashboard
 from thornback.deployments.environment import driver_environment, paths_of
-from thornback.deployments.pool_news import PoolNews, pool_news
+from thornback.deployments.lean_serve import import_serve
+from thornback.deployments.pool_news import PoolNews, failure_of, pool_news
 from thornback.deployments.ports import is_free, listener_of
 from thornback.deployments.private_files import make_private_dir
 from thornback.deployments.ray_process import answers, start_head, stop_processes
 from thornback.deployments.serve_config import (
     GATEWAY_APP,
+    PROXY_LOCATION,
     PoolPlan,
     application_name,
+    http_options,
     plan_modules,
     plan_pool,
     render_gateway,
@@ -112,6 +118,7 @@ def bring_up(
         plans = [
             plan_pool(config, name, pool, version=VERSION) for name, pool in config.pools.items()
         ]
+        config_entries(config)  # what is wrong with them is said before anything starts
         earlier = cluster_of(config)
         if address is None and earlier is not None and answers(earlier.address):
             if up := _unchanged(config, plans, earlier, tell):
@@ -120,12 +127,12 @@ def bring_up(
             joined = msgspec.structs.replace(
                 earlier, url=config.url, config_path=_text(config_path) or earlier.config_path
             )
-            _join(config, joined)
+            join(joined)
             return _deploy(config, plans, joined, started=False, tell=tell)
         if address is not None:
             tell(f"joining the Ray at {address}")
             cluster = _joined_file(config, address, config_path)
-            _join(config, cluster)
+            join(cluster)
             return _deploy(config, plans, cluster, started=False, tell=tell)
         return _start(config, plans, config_path, tell)
 
@@ -154,12 +161,12 @@ def _start(
     try:
         write_cluster_file(cluster)
         _join_environment(cluster)
-        import ray  # noqa: F401  takes about as long as Ray needs to start
+        import_serve()  # takes about as long as Ray needs to start
 
         head = starting.wait()
         cluster = msgspec.structs.replace(cluster, pids=head.pids)
         write_cluster_file(cluster)
-        _join(config, cluster)
+        join(cluster)
         return _deploy(config, plans, cluster, started=True, tell=tell)
     except BaseException:
         stop_processes(paths.temp_dir, cluster.pids)
@@ -199,14 +206,19 @@ def _join_environment(cluster: ClusterFile) -> None:
     os.environ.update(driver_environment(cluster.address, cluster.token_path))
 
 
-def _join(config: ClusterConfig, cluster: ClusterFile) -> None:
+def join(cluster: ClusterFile) -> None:
+    """Make this process a driver of the cluster's Ray.
+
+    Raises:
+        LaunchError: if it cannot be joined.
+    """
     _join_environment(cluster)
     import ray
 
     try:
         ray.init(
             address=cluster.address,
-            namespace=config.namespace,
+            namespace=cluster.namespace,
             log_to_driver=False,
             configure_logging=False,
         )
@@ -215,20 +227,29 @@ def _join(config: ClusterConfig, cluster: ClusterFile) -> None:
         raise LaunchError(f"cannot join the Ray at {cluster.address}: {first}") from error
 
 
+def leave() -> None:
+    """End being a driver."""
+    import ray
+
+    ray.shutdown()
+
+
 def _deploy(
     config: ClusterConfig, plans: list[PoolPlan], cluster: ClusterFile, *, started: bool, tell: Tell
 ) -> Up:
     """Deploy and register, on a Ray that this process has joined."""
-    import ray
-
     if not cluster.dashboard_url:
         cluster = msgspec.structs.replace(cluster, dashboard_url=_dashboard_url())
     dashboard = Dashboard(cluster.dashboard_url, cluster.token)
     try:
-        with ThreadPoolExecutor(1, "apply") as beside:
+        with ThreadPoolExecutor(2, "apply") as beside:
+            # Serve's controller comes up while the dashboard does, and the front door while the
+            # applications are built; through the dashboard alone it would be one after the other.
+            fronted = beside.submit(_start_serve, config)
             # Pools of modules that no pool names are known only when their tools are.
             applied = beside.submit(_apply, config, plans, dashboard, bool(config.modules), tell)
             written = _register(config, plans, tell)
+            fronted.result()
             applied.result()
         if config.modules:
             plans = [plan for plan, _ in written]
@@ -245,13 +266,18 @@ def _deploy(
         return Up(cluster, started, pools, next(iter(names), None))
     finally:
         dashboard.close()
-        ray.shutdown()
+        leave()
+
+
+def _start_serve(config: ClusterConfig) -> None:
+    """Start Serve where it does not run; one that runs stays as it is."""
+    import_serve().start(proxy_location=PROXY_LOCATION, http_options=http_options(config))
 
 
 def _apply(
     config: ClusterConfig, plans: list[PoolPlan], dashboard: Dashboard, keep: bool, tell: Tell
 ) -> None:
-    dashboard.wait(DASHBOARD_TIMEOUT_S)
+    dashboard.wait_for_serve(DASHBOARD_TIMEOUT_S)
     applications = rendered(config, plans)
     if apply_applications(dashboard, config, applications, keep=keep):
         tell("deploying")
@@ -261,10 +287,14 @@ def _register(
     config: ClusterConfig, plans: list[PoolPlan], tell: Tell
 ) -> list[tuple[PoolPlan, Discovered]]:
     from thornback.cluster.actors import BlockingRegistryClient, start_registry
+    from thornback.cluster.blob_actor import start_blobs
     from thornback.deployments.discovery import catalog_entries, refuse_doubled
     from thornback.deployments.registration import find_tools, register_config, register_pools
 
     registry = BlockingRegistryClient(start_registry(config.namespace, config.state_path))
+    blobs = start_blobs(config.namespace, config.state_path)
+    entries, contents = config_entries(config)
+    asyncio.run(blobs.put_missing(contents))
     tell("looking for tools")
     loose = plan_modules(config, VERSION)
     findings = find_tools(registry, [*plans, *loose])
@@ -278,7 +308,7 @@ def _register(
     ]
     discovered = [catalog_entries(config, plan, findings[plan.source]) for plan in plans]
     refuse_doubled({found.pool.name: found.tools for found in discovered})
-    register_config(registry, config, [])
+    register_config(registry, config, entries)
     return list(zip(plans, register_pools(registry, discovered), strict=True))
 
 
@@ -289,7 +319,12 @@ def rendered(config: ClusterConfig, plans: list[PoolPlan]) -> list[dict[str, Any
 
 def applied_digest(config: ClusterConfig, plans: list[PoolPlan]) -> str:
     """A hash of all that `up` applies, code of the pools included."""
-    facts = {"config": config.model_dump(), "applications": rendered(config, plans)}
+    entries, _ = config_entries(config)
+    facts = {
+        "config": config.model_dump(),
+        "applications": rendered(config, plans),
+        "contents": [encode_entry(entry) for entry in entries],
+    }
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
 
 
@@ -336,8 +371,7 @@ def _await_gateway(config: ClusterConfig, dashboard: Dashboard) -> None:
             found = dashboard.serve_details().get("applications", {})
             gateway = found.get(application_name(config, GATEWAY_APP), {})
             if late or gateway.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
-                why = gateway.get("message") or f"Serve says {gateway.get('status', 'nothing')}"
-                raise LaunchError(f"the gateway does not start: {_first_lines(why)}")
+                raise LaunchError(f"the gateway does not start: {failure_of(gateway)}")
         time.sleep(POLL_S)
 
 
@@ -345,14 +379,12 @@ def _await_pools(
     written: list[tuple[PoolPlan, Discovered]], dashboard: Dashboard, tell: Tell
 ) -> list[PoolNews]:
     """Tell how the pools come up, until each is up, idle, or known not to come."""
-    import ray
-
-    from thornback.deployments.discovery import lacking, resources_of
+    from thornback.deployments.discovery import lacking, node_resources
 
     names = {plan.application: plan.name for plan, _ in written}
     broken = {f.pool.name: f"{f.pool.failed_module}: {f.pool.cause}" for _, f in written
               if f.pool.state == "broken"}  # fmt: skip
-    nodes = resources_of(ray.nodes())
+    nodes = node_resources()
     infeasible = {
         found.pool.name: why for _, found in written if (why := lacking(found.pool.ask, nodes))
     }
@@ -369,19 +401,15 @@ def _await_pools(
         time.sleep(POLL_S)
 
 
-def _first_lines(text: str, limit: int = 500) -> str:
-    return text.strip()[:limit]
-
-
 def _dashboard_url() -> str:
     """Where the joined cluster has its dashboard.
 
     Raises:
         LaunchError: if it has none.
     """
-    import ray
+    from ray._private.worker import get_dashboard_url
 
-    found = ray.get_runtime_context().gcs_address and ray._private.worker.get_dashboard_url()
+    found = get_dashboard_url()  # type: ignore[no-untyped-call]
     if not found:
         raise LaunchError("this Ray has no dashboard, through which Thornback deploys: start it so")
     return f"http://{found}"
@@ -446,7 +474,7 @@ def _remove_ours(config: ClusterConfig, cluster: ClusterFile) -> None:
         apply_applications(dashboard, config, [])
     finally:
         dashboard.close()
-    _join(config, cluster)
+    join(cluster)
     import ray
     from ray.util import list_named_actors
 
@@ -455,4 +483,4 @@ def _remove_ours(config: ClusterConfig, cluster: ClusterFile) -> None:
             if actor["namespace"] == config.namespace:
                 ray.kill(ray.get_actor(actor["name"], config.namespace), no_restart=True)
     finally:
-        ray.shutdown()
+        leave()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from thornback.deployments.dashboard import reason
+
 PoolState = Literal["starting", "ready", "idle", "broken", "infeasible", "failed"]
 
 
@@ -51,7 +53,7 @@ def _one(
         return PoolNews(pool, "infeasible", infeasible)
     status = application.get("status", "NOT_STARTED")
     if status in ("DEPLOY_FAILED", "UNHEALTHY"):
-        return PoolNews(pool, "failed", _message(application))
+        return PoolNews(pool, "failed", failure_of(application))
     if running:
         return PoolNews(pool, "ready", f"{running} replica{'s' if running > 1 else ''}")
     if status == "RUNNING":
@@ -68,9 +70,8 @@ def replicas_of(application: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _message(application: Mapping[str, Any]) -> str:
-    """The first line of what Serve says; its own text holds tracebacks."""
-    messages = [application.get("message") or ""]
-    messages += [d.get("message") or "" for d in (application.get("deployments") or {}).values()]
-    lines = [line.strip() for text in messages for line in text.splitlines() if line.strip()]
-    return lines[0][:300] if lines else "Serve says no more than that it failed"
+def failure_of(application: Mapping[str, Any]) -> str:
+    """What Serve says went wrong; its own text holds tracebacks."""
+    deployments = (application.get("deployments") or {}).values()
+    texts = [d.get("message") or "" for d in deployments] + [application.get("message") or ""]
+    return reason(next(filter(None, texts), ""))

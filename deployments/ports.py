@@ -82,7 +82,7 @@ def listener_of(port: int) -> psutil.Process | None:
     """The process that listens on a port, where this user may know."""
     try:
         for connection in psutil.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,):
                 return psutil.Process(connection.pid) if connection.pid else None
     except (psutil.AccessDenied, psutil.NoSuchProcess):
         pass

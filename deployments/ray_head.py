@@ -49,29 +49,27 @@ def start(options: HeadOptions) -> dict[str, int]:
     # Zero: the dashboard comes up beside the raylet, and `up` waits for it where it needs it.
     ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = 0
     ports = options.ports
+    parameters: dict[str, Any] = {
+        "node_ip_address": "127.0.0.1" if options.loopback_only else None,
+        "gcs_server_port": ports.ray,
+        "node_manager_port": ports.node_manager,
+        "object_manager_port": ports.object_manager,
+        "dashboard_host": "127.0.0.1",
+        "dashboard_port": ports.dashboard,
+        "dashboard_agent_listen_port": ports.dashboard_agent,
+        "metrics_agent_port": ports.dashboard_agent_grpc,
+        "runtime_env_agent_port": ports.runtime_env_agent,
+        "metrics_export_port": ports.metrics_export,
+        "min_worker_port": 0,
+        "max_worker_port": 0,
+        "num_cpus": options.num_cpus,
+        "object_store_memory": options.object_store_memory_bytes,
+        "temp_dir": options.temp_dir,
+        "include_log_monitor": False,
+        "no_monitor": True,
+    }
     node.Node(
-        parameter.RayParams(
-            node_ip_address="127.0.0.1" if options.loopback_only else None,
-            gcs_server_port=ports.ray,
-            node_manager_port=ports.node_manager,
-            object_manager_port=ports.object_manager,
-            dashboard_host="127.0.0.1",
-            dashboard_port=ports.dashboard,
-            dashboard_agent_listen_port=ports.dashboard_agent,
-            metrics_agent_port=ports.dashboard_agent_grpc,
-            runtime_env_agent_port=ports.runtime_env_agent,
-            metrics_export_port=ports.metrics_export,
-            min_worker_port=0,
-            max_worker_port=0,
-            num_cpus=options.num_cpus,
-            object_store_memory=options.object_store_memory_bytes,
-            temp_dir=options.temp_dir,
-            include_log_monitor=False,
-            no_monitor=True,
-        ),
-        head=True,
-        shutdown_at_exit=False,
-        spawn_reaper=False,
+        parameter.RayParams(**parameters), head=True, shutdown_at_exit=False, spawn_reaper=False
     )
     return pids
 

@@ -29,6 +29,7 @@ from thornback.deployments.environment import (
     paths_of,
 )
 from thornback.deployments.front import prepare_front
+from thornback.deployments.lean_serve import write_site
 from thornback.deployments.ports import Ports, free_ports, is_free
 from thornback.deployments.private_files import make_private_dir, write_private
 
@@ -113,7 +114,7 @@ def start_head(config: ClusterConfig) -> StartingHead:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log_file,
-            env={**_plain_environment(), **cluster_environment(config, ports, paths)},
+            env=cluster_environment(config, ports, paths, os.environ),
             # Ctrl-C in the terminal is for `up`, which ends Ray in its own order.
             start_new_session=True,
         )
@@ -126,13 +127,8 @@ def _prepare(config: ClusterConfig, paths: Paths) -> None:
     make_private_dir(paths.temp_dir)
     if not paths.token.exists():
         write_private(paths.token, secrets.token_hex(32).encode())
+    write_site(paths.site)
     prepare_front(paths, loopback_only=config.loopback_only)
-
-
-def _plain_environment() -> dict[str, str]:
-    """Our own environment less what speaks of another Ray."""
-    theirs = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_SERVE_")
-    return {key: value for key, value in os.environ.items() if not key.startswith(theirs)}
 
 
 def answers(address: str, timeout_s: float = 1.0) -> bool:

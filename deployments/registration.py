@@ -11,11 +11,12 @@ from collections.abc import Iterable
 import msgspec
 
 from thornback.cluster.actors import BlockingRegistryClient
-from thornback.cluster.catalog import Entry, Space
+from thornback.cluster.catalog import Space
 from thornback.cluster.config import ClusterConfig
 from thornback.cluster.errors import RegistrationError
 from thornback.cluster.principals import PrincipalEntry
 from thornback.cluster.registry import edit_of
+from thornback.deployments.contents import ConfigEntry, stale_keys
 from thornback.deployments.discovery import (
     Discovered,
     Findings,
@@ -27,8 +28,6 @@ from thornback.deployments.discovery import (
 from thornback.deployments.serve_config import PoolPlan
 
 _NOTES = "discovery"
-_CONFIG_SPACES: tuple[Space, ...] = ("prompts", "templates", "principals")
-"""Spaces whose entries all come from the config: what it no longer names is withdrawn."""
 
 
 class _Noted(msgspec.Struct, frozen=True):
@@ -89,27 +88,20 @@ def register_pools(
 
 
 def register_config(
-    registry: BlockingRegistryClient, config: ClusterConfig, contents: list[Entry]
+    registry: BlockingRegistryClient, config: ClusterConfig, entries: list[ConfigEntry]
 ) -> None:
-    """Write what the config itself offers: principals, and the entries of its contents."""
+    """Write what the config itself offers: principals, and the entries of its contents.
+
+    Those that it offered before and does not any more are withdrawn.
+    """
     principals = [
         PrincipalEntry(name, one.key_sha256, tuple(one.tools), tuple(one.tags))
         for name, one in config.principals.items()
     ]
-    entries: list[Entry] = [*principals, *contents]
-    edit = edit_of(*entries)
-    named = {(space, _key(space, value)) for space, value in edit.put}
     catalog = registry.catalog()
-    gone = [
-        (space, key)
-        for space in _CONFIG_SPACES
-        for key in catalog.of(space)
-        if (space, key) not in named
-    ]
-    registry.write(msgspec.structs.replace(edit, withdraw=gone))
-
-
-def _key(space: Space, value: bytes) -> str:
-    from thornback.cluster.catalog import decode_entry, key_of
-
-    return key_of(decode_entry(space, value))
+    gone: list[tuple[Space, str]] = [
+        ("principals", name) for name in sorted(catalog.of("principals"))
+        if name not in config.principals
+    ]  # fmt: skip
+    gone += stale_keys(catalog, entries)
+    registry.write(edit_of(*principals, *entries, withdraw=gone))

@@ -25,6 +25,7 @@ from thornback.deployments.module_source import ModuleSource, source_of
 GATEWAY_DEPLOYMENT = "Gateway"
 POOL_DEPLOYMENT = "ToolHost"
 GATEWAY_APP = "gateway"
+PROXY_LOCATION = "EveryNode"
 MAX_NAME = 40
 GATEWAY_STREAMS = 20_000
 """`max_ongoing_requests` of a gateway: to Serve each open stream is a request that goes on."""
@@ -159,8 +160,9 @@ def _runtime_env(
     env_vars = {**ours, **merged.get("env_vars", {})}
     roots = [source.root for source in sources if source.root is not None]
     if roots:
-        already = [env_vars["PYTHONPATH"]] if env_vars.get("PYTHONPATH") else []
-        env_vars["PYTHONPATH"] = ":".join(dict.fromkeys([*roots, *already]))
+        # Ray puts the node's own value in place of the reference.
+        rest = env_vars.get("PYTHONPATH", "${PYTHONPATH}")
+        env_vars["PYTHONPATH"] = ":".join(dict.fromkeys([*roots, rest]))
     return {**merged, "env_vars": env_vars}
 
 
@@ -262,7 +264,12 @@ def render_document(
         foreign: The applications of others, exactly as Serve has them.
     """
     return {
-        "proxy_location": "EveryNode",
-        "http_options": {"host": config.gateway.host, "port": config.gateway.port},
+        "proxy_location": PROXY_LOCATION,
+        "http_options": http_options(config),
         "applications": [*foreign, *applications],
     }
+
+
+def http_options(config: ClusterConfig) -> dict[str, Any]:
+    """Where the front door listens, and on the same address every replica behind it."""
+    return {"host": config.gateway.host, "port": config.gateway.port}

@@ -1,0 +1,241 @@
+"""`thornback up`, `down` and `status`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from thornback.cluster.errors import ClusterNotRunning, ConfigError
+from thornback.deployments.cli_config import (
+    DEFAULT_CONFIG,
+    ConfigArgument,
+    config_path,
+    read_config,
+)
+from thornback.deployments.cli_output import (
+    EXIT_NOT_RUNNING,
+    EXIT_SAID_NO,
+    JsonOption,
+    hint,
+    print_json,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from thornback.cluster.config import ClusterConfig
+    from thornback.deployments.cluster_file import ClusterFile
+    from thornback.deployments.launcher import Tell, Up
+    from thornback.deployments.status import Status
+
+TargetArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="Name of a cluster, or the config it was started with; default: the one that runs.",
+        metavar="[NAME|CONFIG]",
+    ),
+]
+
+
+def up(
+    config_name: ConfigArgument = DEFAULT_CONFIG,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when the cluster is ready.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Join this Ray (HOST:PORT) instead of starting one.")
+    ] = None,
+) -> None:
+    """Start a cluster with everything in CONFIG, or bring a running one to what CONFIG says.
+
+    Stays in the foreground, with a line for each call and what tools print, until Ctrl-C ends the
+    cluster; with --detach it goes on by itself until `thornback down`.
+
+    Example: thornback up --detach
+    """
+    config = read_config(config_name)
+    signal.signal(signal.SIGTERM, _interrupt)
+    from thornback.deployments.launcher import bring_up
+
+    done = bring_up(config, address=address, config_path=config_path(config_name), tell=_teller())
+    _greet(config, done)
+    if detach or not done.started:
+        return
+    try:
+        _follow(done.cluster)
+    except KeyboardInterrupt:
+        hint("\nending the cluster; its state stays")
+    finally:
+        _end(config, done.cluster)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _teller() -> Tell:
+    """Each step as a line with the seconds since the start."""
+    began = time.monotonic()
+    marks = {"ready": "+", "idle": "+", "starting": "."}
+
+    def tell(news: Any) -> None:
+        seconds = f"{time.monotonic() - began:5.1f} s  "
+        if isinstance(news, str):
+            hint(seconds + news)
+            return
+        detail = f": {news.detail}" if news.detail else ""
+        hint(f"{seconds}{marks.get(news.state, '!')} pool {news.pool} is {news.state}{detail}")
+
+    return tell
+
+
+def _greet(config: ClusterConfig, done: Up) -> None:
+    """The URL, a client's configuration, and something to try."""
+    server: dict[str, Any] = {"type": "http", "url": done.cluster.url}
+    if not config.anonymous:
+        server["headers"] = {"Authorization": "Bearer <key>"}
+    client = {"mcpServers": {f"thornback-{config.name}": server}}
+    typer.echo(f"{config.name} is ready: {done.cluster.url}\n")
+    typer.echo("For an MCP client:")
+    typer.echo(json.dumps(client, indent=2))
+    typer.echo("\nTry:")
+    typer.echo("  thornback tools" if done.example is None else f"  {_example(done.example)}")
+
+
+def _example(tool: str) -> str:
+    known = {"sql_query": ["sql_query", "sql=SHOW TABLES"], "echo": ["echo", "text=hello"]}
+    if tool in known:
+        return "thornback call " + shlex.join(known[tool])
+    return f"thornback tools {tool}"
+
+
+def _follow(cluster: ClusterFile) -> None:
+    """Show a line for each call and what tools print, for ever."""
+    from thornback.deployments.access_lines import access_line
+    from thornback.deployments.cli_logs import access_part, lines_of
+
+    folder = Path(cluster.temp_dir or "", "session_latest", "logs")
+    hint("Ctrl-C ends the cluster.")
+    for file, line in lines_of(folder, cluster.namespace, None, tail=0, follow=True):
+        typer.echo(f"{file.pool}  {access_line(access_part(line)) or line}")
+
+
+def _end(config: ClusterConfig, cluster: ClusterFile) -> None:
+    """End what this `up` started; a second Ctrl-C must not stop that half-way."""
+    from thornback.deployments.launcher import bring_down
+
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        bring_down(config, cluster)
+    except ClusterNotRunning:  # somebody ran `thornback down` meanwhile
+        return
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def down(target: TargetArgument = None) -> None:
+    """Stop a cluster: its applications, its actors, and Ray if `up` started it. State stays.
+
+    Example: thornback down
+    """
+    from thornback.deployments.launcher import bring_down
+
+    cluster, config = _target(target)
+    done = bring_down(config, cluster)
+    if done.left:
+        hint(f"Ray goes on, because it also runs {', '.join(done.left)}")
+    hint(f"{config.name} is down; its state stays in {config.state_path}")
+
+
+def status(target: TargetArgument = None, as_json: JsonOption = False) -> None:
+    """Show how a cluster does. Exits with 0 healthy, 1 degraded, 3 not running.
+
+    Example: thornback status --json
+    """
+    import msgspec
+
+    from thornback.deployments.ray_process import answers
+    from thornback.deployments.status import assess, gather
+
+    try:
+        cluster, _ = _target(target)
+        if not answers(cluster.address):
+            raise ClusterNotRunning(f"{cluster.name} does not run")
+    except ClusterNotRunning as error:
+        if not as_json:
+            raise
+        print_json({"state": "not running", "problems": [str(error)]})
+        raise typer.Exit(EXIT_NOT_RUNNING) from error
+    found = assess(cluster, gather(cluster))
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        _show(found)
+    if found.state == "degraded":
+        raise typer.Exit(EXIT_SAID_NO)
+
+
+def _show(found: Status) -> None:
+    typer.echo(f"{found.name} is {found.state}: {found.url}")
+    for problem in found.problems:
+        typer.echo(f"  ! {problem}")
+    rows = [
+        ("gateway", replica.state, "", f"pid {replica.pid}", replica.id)
+        for replica in found.gateways
+    ]
+    for name, pool in found.pools.items():
+        replicas = ", ".join(f"{count} {state}" for state, count in pool.replicas.items())
+        pids = ", ".join(f"pid {r.pid}" for r in pool.replica_list if r.pid)
+        tools = ", ".join(pool.tools or [f"({lost})" for lost in pool.lost_tools])
+        rows.append((name, pool.state, replicas, pids, tools))
+    print_table(("pool", "state", "replicas", "processes", "tools"), rows)
+    if found.catalog is not None:
+        catalog = found.catalog
+        typer.echo(
+            f"catalog {catalog.epoch}.{catalog.number} with {catalog.tools} tools, "
+            f"store {catalog.store_id}, registry pid {found.registry_pid}"
+        )
+    if found.settings is not None and found.settings.missing:
+        typer.echo("Faster with these in the environment of every node before Ray starts:")
+        for line in found.settings.missing:
+            typer.echo(f"  {line}")
+
+
+def _target(target: str | None) -> tuple[ClusterFile, ClusterConfig]:
+    """The cluster that a command is about, and its config.
+
+    Raises:
+        ClusterNotRunning: if there is none.
+    """
+    from thornback.deployments.cli_target import cluster_here
+    from thornback.deployments.cluster_file import cluster_of, find_cluster
+
+    named = find_cluster(target) if target is not None else cluster_here(None)
+    if named is None and target is not None:
+        config = read_config(target)
+        named = cluster_of(config)
+        if named is None:
+            raise ClusterNotRunning(f"{config.name} does not run")
+    assert named is not None
+    return named, _config_of(named)
+
+
+def _config_of(cluster: ClusterFile) -> ClusterConfig:
+    """What must be known of a cluster to take it down, also when its file is gone or broken."""
+    from thornback.cluster.config import parse_config
+
+    if cluster.config_path is not None:
+        try:
+            found = read_config(cluster.config_path)
+            if str(found.state_path) == cluster.state_dir and found.name == cluster.name:
+                return found
+        except ConfigError:
+            pass
+    document = {"name": cluster.name, "state_dir": cluster.state_dir, "modules": ["x"]}
+    return parse_config(document, origin="cluster.json", base_dir=Path(cluster.state_dir))

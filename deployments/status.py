@@ -1,0 +1,279 @@
+"""How a cluster does: what Serve, the registry and the hosts say, put together.
+
+`gather` asks them; `assess` is the judgement, plain data in and out. A part that does not answer is
+a problem in the report and no exception: `status` is asked when something is wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import psutil
+
+from thornback.cluster.catalog import Catalog, PoolEntry
+from thornback.cluster.errors import LaunchError, RegistryUnavailable
+from thornback.deployments.cluster_file import ClusterFile
+from thornback.deployments.dashboard import Dashboard
+from thornback.deployments.discovery import lacking, node_resources
+from thornback.deployments.environment import EXPECTED, missing_settings
+from thornback.deployments.lean_serve import import_serve
+from thornback.deployments.pool_news import pool_news, replicas_of
+from thornback.deployments.serve_config import GATEWAY_APP, POOL_DEPLOYMENT
+
+HOST_TIMEOUT_S = 5.0
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """One process of a deployment."""
+
+    id: str
+    state: str
+    """As Serve says: `STARTING`, `RUNNING`, `STOPPING`, ..."""
+    pid: int | None
+    node: str | None
+
+
+class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One pool."""
+
+    state: str
+    """`ready`, `idle`, `starting`, `broken`, `infeasible`, `mismatch` or `failed`."""
+    reason: str = ""
+    modules: list[str] = []
+    tools: list[str] = []
+    """`name@version` of what the catalog offers from it."""
+    lost_tools: list[str] = []
+    replicas: dict[str, int] = {}
+    """How many replicas are in each state."""
+    replica_list: list[Replica] = []
+
+
+class CatalogStatus(msgspec.Struct, frozen=True):
+    store_id: str
+    epoch: int
+    number: int
+    tools: int
+    """Number of tool versions."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What makes the data path fast, as replicas find it in their environment."""
+
+    seen: dict[str, str]
+    missing: list[str]
+    """Lines to add to the environment of every node before Ray starts there."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole report."""
+
+    name: str
+    url: str
+    state: Literal["healthy", "degraded"]
+    problems: list[str] = []
+    gateways: list[Replica] = []
+    pools: dict[str, PoolStatus] = {}
+    catalog: CatalogStatus | None = None
+    registry_pid: int | None = None
+    settings: Settings | None = None
+    address: str = ""
+    dashboard_url: str = ""
+    state_dir: str = ""
+
+
+class Facts(msgspec.Struct, kw_only=True):
+    """What was found out; what could not be stays empty and is named in `problems`."""
+
+    details: dict[str, Any] = {}
+    """Answer of the dashboard."""
+    catalog: Any = None
+    """The `Catalog`, or None."""
+    registry_pid: int | None = None
+    nodes: list[Mapping[str, float]] = []
+    """What each node has in total."""
+    hosts: dict[str, list[dict[str, Any]]] = {}
+    """`ToolHost.info` of the replicas of each pool."""
+    environment: dict[str, str] | None = None
+    """Environment of a gateway."""
+    problems: list[str] = []
+
+
+def assess(cluster: ClusterFile, facts: Facts) -> Status:
+    """Judge what was found."""
+    applications = facts.details.get("applications", {})
+    prefix = cluster.namespace + "."
+    gateway = applications.get(prefix + GATEWAY_APP, {})
+    gateways = [_replica(r) for r in replicas_of(gateway)]
+    pools = _pools(cluster, facts)
+    problems = list(facts.problems)
+    if not any(replica.state == "RUNNING" for replica in gateways):
+        problems.append("no gateway is running")
+    elif gateway.get("status") not in ("RUNNING", "DEPLOYING"):
+        problems.append(f"the gateway is {gateway.get('status')}")
+    for name, pool in pools.items():
+        if pool.state in ("broken", "infeasible", "mismatch", "failed"):
+            problems.append(f"pool {name} is {pool.state}: {pool.reason}")
+    catalog = facts.catalog
+    return Status(
+        name=cluster.name,
+        url=cluster.url,
+        state="degraded" if problems else "healthy",
+        problems=problems,
+        gateways=gateways,
+        pools=pools,
+        catalog=None
+        if catalog is None
+        else CatalogStatus(
+            catalog.store_id,
+            catalog.epoch,
+            catalog.number,
+            sum(len(versions) for versions in catalog.tools.values()),
+        ),
+        registry_pid=facts.registry_pid,
+        settings=None
+        if facts.environment is None
+        else Settings(
+            {key: value for key, value in facts.environment.items() if key in EXPECTED},
+            missing_settings(facts.environment),
+        ),
+        address=cluster.address,
+        dashboard_url=cluster.dashboard_url,
+        state_dir=cluster.state_dir,
+    )
+
+
+def _pools(cluster: ClusterFile, facts: Facts) -> dict[str, PoolStatus]:
+    catalog: Catalog = facts.catalog or Catalog.empty()
+    applications = facts.details.get("applications", {})
+    prefix = cluster.namespace + "."
+    entries = {e.name: e for e in catalog.of("pools").values() if isinstance(e, PoolEntry)}
+    deployed = {a.removeprefix(prefix): a for a in applications if a.startswith(prefix)}
+    deployed.pop(GATEWAY_APP, None)
+    names = sorted(entries.keys() | deployed.keys())
+    broken = {e.name: f"{e.failed_module}: {e.cause}" for e in entries.values()
+              if e.state == "broken"}  # fmt: skip
+    infeasible = (
+        {e.name: why for e in entries.values() if (why := lacking(e.ask, facts.nodes))}
+        if facts.nodes
+        else {}
+    )
+    tools: dict[str, list[str]] = {}
+    for versions in catalog.tools.values():
+        for spec in versions:
+            tools.setdefault(spec.pool, []).append(spec.key)
+    report = {}
+    for news in pool_news(
+        facts.details, {prefix + name: name for name in names}, broken, infeasible
+    ):
+        state, reason = _with_hosts(news.state, news.detail, facts.hosts.get(news.pool, []))
+        replicas = [_replica(r) for r in replicas_of(applications.get(prefix + news.pool, {}))]
+        entry = entries.get(news.pool)
+        report[news.pool] = PoolStatus(
+            state=state,
+            reason=reason,
+            modules=list(entry.modules) if entry else [],
+            tools=tools.get(news.pool, []),
+            lost_tools=list(entry.lost_tools) if entry else [],
+            replicas=dict(Counter(replica.state for replica in replicas)),
+            replica_list=replicas,
+        )
+    return report
+
+
+def _with_hosts(state: str, reason: str, hosts: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """What the hosts themselves say outweighs what Serve can see of them."""
+    for host in hosts:
+        for module, cause in host.get("broken", {}).items():
+            return "broken", f"{module}: {cause}"
+        for tool, cause in host.get("mismatches", {}).items():
+            return "mismatch", f"{tool}: {cause}"
+    return state, reason
+
+
+def _replica(details: Mapping[str, Any]) -> Replica:
+    return Replica(
+        details["replica_id"], details["state"], details.get("pid"), details.get("node_id")
+    )
+
+
+# --- asking ---------------------------------------------------------------------------------------
+
+
+def gather(cluster: ClusterFile) -> Facts:
+    """Ask the dashboard, the registry and the hosts."""
+    facts = Facts()
+    dashboard = Dashboard(cluster.dashboard_url, cluster.token)
+    try:
+        facts.details = dashboard.serve_details()
+    except LaunchError as error:
+        facts.problems.append(str(error))
+    finally:
+        dashboard.close()
+    from thornback.deployments.launcher import join, leave
+
+    try:
+        join(cluster)
+    except LaunchError as error:
+        facts.problems.append(str(error))
+        return facts
+    try:
+        _ask_ray(cluster, facts)
+    finally:
+        leave()
+    facts.environment = _gateway_environment(cluster, facts)
+    return facts
+
+
+def _ask_ray(cluster: ClusterFile, facts: Facts) -> None:
+    from thornback.cluster.actors import BlockingRegistryClient, connect
+
+    facts.nodes = node_resources()
+    registry = BlockingRegistryClient(connect(cluster.namespace))
+    try:
+        facts.catalog = registry.catalog()
+        facts.registry_pid = registry.info().pid
+    except RegistryUnavailable as error:
+        facts.problems.append(str(error))
+    facts.hosts = _ask_hosts(cluster, facts.details)
+
+
+def _ask_hosts(cluster: ClusterFile, details: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """`info` of every running replica of every pool, all asked at once."""
+    prefix = cluster.namespace + "."
+    running = [
+        name
+        for name, application in details.get("applications", {}).items()
+        if name.startswith(prefix)
+        and name != prefix + GATEWAY_APP
+        and any(replica["state"] == "RUNNING" for replica in replicas_of(application))
+    ]
+    if not running:
+        return {}
+    serve = import_serve()
+    asked = {
+        name: serve.get_deployment_handle(POOL_DEPLOYMENT, name).broadcast("info")
+        for name in running
+    }
+    answers = {}
+    for name, response in asked.items():
+        try:
+            answers[name.removeprefix(prefix)] = list(response.results(timeout_s=HOST_TIMEOUT_S))
+        except Exception:  # a replica that goes away while it is asked says nothing
+            continue
+    return answers
+
+
+def _gateway_environment(cluster: ClusterFile, facts: Facts) -> dict[str, str] | None:
+    """The environment of a gateway of this machine; None where there is none to look at."""
+    for host in (info for infos in facts.hosts.values() for info in infos):
+        return dict(host.get("environment", {}))
+    name = f"{cluster.namespace}.{GATEWAY_APP}"
+    for replica in replicas_of(facts.details.get("applications", {}).get(name, {})):
+        try:
+            return dict(psutil.Process(replica["pid"]).environ())
+        except (psutil.Error, TypeError, KeyError):
+            continue
+    return None
