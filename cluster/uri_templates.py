@@ -1,18 +1,18 @@
 """Families of URIs: from a URI to the variables of an RFC 6570 template that it fits.
 
 The matching is the SDK's (levels 1 to 3, linear time); this module adds what a value may not be,
-however it was encoded. It opens nothing, and importing it costs the SDK's import: only gateways and
-the command line do.
+however it was encoded, and opens nothing. Importing the SDK takes two seconds, which a config
+without templates does not pay: it is imported where the first template is parsed.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mcp.shared.path_security import contains_path_traversal, is_absolute_path
-from mcp.shared.uri_template import InvalidUriTemplate, UriTemplate
+if TYPE_CHECKING:
+    from mcp.shared.uri_template import UriTemplate
 
 MAX_URI_CHARS = 2048
 
@@ -29,7 +29,7 @@ def misfits_of_template(uri_template: str) -> list[str]:
     """What is wrong with a URI template, one line each; empty where nothing is."""
     try:
         parsed = _parsed(uri_template)
-    except InvalidUriTemplate as error:
+    except ValueError as error:
         return [str(error)]
     if not parsed.variable_names:
         return ["has no variable; a URI without one is a resource"]
@@ -60,10 +60,14 @@ def variables_in(uri_template: str, uri: str) -> dict[str, str | list[str]] | No
 
 
 def _is_trick(value: Any) -> bool:
+    from mcp.shared.path_security import contains_path_traversal, is_absolute_path
+
     values = value if isinstance(value, list) else [value]
     return any("\0" in v or contains_path_traversal(v) or is_absolute_path(v) for v in values)
 
 
 @lru_cache(maxsize=1024)
 def _parsed(uri_template: str) -> UriTemplate:
+    from mcp.shared.uri_template import UriTemplate
+
     return UriTemplate.parse(uri_template)
