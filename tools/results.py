@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from pydantic_core import PydanticSerializationError
 
 from thornback.cluster.errors import InvalidResult, ResultTooLarge
-from thornback.tools.schemas import Returns
+from thornback.tools.schemas import NoJsonForm, Returns
 
 Json = dict[str, Any]
 ANYTHING = Returns(None, None, wraps=True)
@@ -146,8 +145,10 @@ def jsonable(tool: str, value: Any, returns: Returns) -> Any:
     """
     try:
         plain = returns.jsonable(value)
-    except (PydanticSerializationError, UnicodeDecodeError, RecursionError) as error:
+    except NoJsonForm as error:
         raise InvalidResult(tool, [f"result: {error}"]) from error
+    except (ValueError, RecursionError) as error:  # a circle, binary data in a text, ...
+        raise InvalidResult(tool, ["result: it has no JSON form"]) from error
     if misfits := list(_not_finite(plain, "result")):
         raise InvalidResult(tool, misfits[:8])
     return plain

@@ -121,6 +121,10 @@ class Misfit(ValueError):
         self.lines = lines
 
 
+class NoJsonForm(ValueError):
+    """A value that JSON cannot say; the text names its type alone, and may be shown."""
+
+
 class Returns:
     """What one tool returns: the published output schema, and the way from Python to JSON."""
 
@@ -136,7 +140,7 @@ class Returns:
         """The value in JSON's types (NaN stays NaN).
 
         Raises:
-            pydantic_core.PydanticSerializationError: if it has no JSON form.
+            ValueError: if it has no JSON form; `NoJsonForm` where it is known why.
         """
         if self._adapter is None:
             return to_jsonable_python(value, fallback=_plain, inf_nan_mode="constants")
@@ -383,7 +387,7 @@ def _plain(value: Any) -> Any:
     """What pydantic does not know: NumPy's scalars and arrays, by their own `tolist`."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} has no JSON form")
+    raise NoJsonForm(f"{type(value).__name__} has no JSON form")
 
 
 def members(annotation: Any) -> list[Any]:
