@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,22 +12,31 @@ import msgspec
 import pytest
 
 from thornback.cluster.actors import (
+    BlockingRegistryClient,
     RegistryClient,
     connect,
     start_registry,
     stop_registry,
 )
 from thornback.cluster.catalog import ToolSpec
+from thornback.cluster.errors import (
+    RegistrationError,
+    RegistryUnavailable,
+    StoreError,
+    StoreOwned,
+)
 from thornback.cluster.registry import edit_of
 from thornback.deployments.clock import SystemClock
 from thornback.deployments.mirror import CatalogMirror
 
-SCHEMA = msgspec.Raw(b'{"type":"object"}')
 
-
-def tool(name: str, pool: str = "text", description: str = "Does it.") -> ToolSpec:
+def tool(name: str, pool: str = "text") -> ToolSpec:
     return ToolSpec(
-        name=name, version="1.0.0", description=description, input_schema=SCHEMA, pool=pool
+        name=name,
+        version="1.0.0",
+        description="Does it.",
+        input_schema=msgspec.Raw(b'{"type":"object"}'),
+        pool=pool,
     )
 
 
@@ -41,10 +52,6 @@ def registry(namespace: str, tmp_path: Path) -> RegistryClient:
     return start_registry(namespace, tmp_path)
 
 
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-
-
 def test_a_killed_registry_comes_back_as_it_was_and_its_mirrors_go_on(
     registry: RegistryClient,
 ) -> None:
@@ -57,7 +64,7 @@ def test_a_killed_registry_comes_back_as_it_was_and_its_mirrors_go_on(
         await mirror.start()
         assert mirror.catalog.version == written
 
-        kill(before.pid)
+        os.kill(before.pid, signal.SIGKILL)
         assert list(mirror.catalog.tools) == ["count", "reverse"]
 
         after = await registry.info(timeout_s=30)
@@ -68,10 +75,102 @@ def test_a_killed_registry_comes_back_as_it_was_and_its_mirrors_go_on(
         assert await registry.noted("probes", "kept") == b"yes"
         assert await registry.keys() == keys
 
-        _, number = await registry.write(
-            edit_of(tool("shout"), withdraw=[("tools", "count@1.0.0")])
-        )
+        withdrawn = [("tools", "count@1.0.0")]
+        _, number = await registry.write(edit_of(tool("shout"), withdraw=withdrawn))
         assert list((await mirror.wait_for(number, timeout_s=10)).tools) == ["reverse", "shout"]
         await mirror.stop()
 
     asyncio.run(scenario())
+
+
+def test_no_acknowledged_write_is_lost_or_doubled_by_a_kill(registry: RegistryClient) -> None:
+    async def scenario() -> None:
+        pid = (await registry.info()).pid
+        writes = [asyncio.create_task(registry.write(edit_of(tool(f"t{i}")))) for i in range(200)]
+        await writes[0]
+        os.kill(pid, signal.SIGKILL)
+        numbers = [number for _, number in await asyncio.gather(*writes)]
+        catalog = await registry.catalog(timeout_s=30)
+        assert set(catalog.tools) == {f"t{i}" for i in range(200)}
+        # A write repeated after its sync makes no second number; it gets the catalog's of then.
+        assert catalog.number == 200
+        assert max(numbers) <= 200
+
+    asyncio.run(scenario())
+
+
+def test_what_the_registry_refuses_arrives_as_what_it_is(registry: RegistryClient) -> None:
+    blocking = BlockingRegistryClient(registry)
+    blocking.write(edit_of(tool("a"), pool="text"))
+    with pytest.raises(RegistrationError) as refused:
+        blocking.write(edit_of(tool("a", pool="sql"), pool="sql"))
+    assert type(refused.value) is RegistrationError
+    assert str(refused.value).startswith("tool a@1.0.0 is offered by pool text and by pool sql")
+    assert blocking.info().number == 1
+
+
+def test_a_second_owner_of_the_directory_is_told_who_has_it(
+    registry: RegistryClient, tmp_path: Path
+) -> None:
+    owner = BlockingRegistryClient(registry).info()
+    try:
+        with pytest.raises(StoreOwned, match=rf"{registry.namespace} \(pid {owner.pid} on "):
+            start_registry("thornback.other", tmp_path)
+    finally:
+        stop_registry("thornback.other")
+    assert BlockingRegistryClient(registry).write(edit_of(tool("a"))) == (1, 1)
+
+
+def test_a_registry_that_finds_its_store_gone_does_not_begin_anew(
+    registry: RegistryClient, tmp_path: Path
+) -> None:
+    blocking = BlockingRegistryClient(registry)
+    before = blocking.info()
+    shutil.move(tmp_path / "registry", tmp_path / "unmounted")
+    os.kill(before.pid, signal.SIGKILL)
+    with pytest.raises(StoreError, match=f"holds no store; expected {before.store_id}"):
+        blocking.info(timeout_s=30)
+    shutil.move(tmp_path / "unmounted", tmp_path / "registry")
+    assert blocking.info(timeout_s=30).store_id == before.store_id
+
+
+def test_a_registry_whose_disk_fails_ends_and_begins_again_from_the_disk(
+    registry: RegistryClient, tmp_path: Path
+) -> None:
+    blocking = BlockingRegistryClient(registry)
+    blocking.write(edit_of(tool("kept")))
+    before = blocking.info()
+    # The disk is full for that process alone: its files may not grow beyond a byte.
+    _, hard = resource.prlimit(before.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(before.pid, resource.RLIMIT_FSIZE, (1, hard))
+    with pytest.raises(StoreError, match="could not be written"):
+        blocking.write(edit_of(tool("lost")))
+    after = blocking.info(timeout_s=30)
+    while after.pid == before.pid:
+        after = blocking.info(timeout_s=30)
+    assert list(blocking.catalog().tools) == ["kept"]
+    assert (after.epoch, after.number) == (before.epoch + 1, before.number)
+    assert blocking.write(edit_of(tool("later")))[1] == 2
+
+
+def test_a_cluster_without_a_registry_is_said_to_have_none(namespace: str) -> None:
+    with pytest.raises(RegistryUnavailable, match="there is none"):
+        BlockingRegistryClient(connect(namespace)).info()
+
+
+def test_a_registry_that_was_stopped_is_found_again_by_the_same_client(
+    registry: RegistryClient, tmp_path: Path
+) -> None:
+    blocking = BlockingRegistryClient(registry)
+    blocking.write(edit_of(tool("a")))
+    stop_registry(registry.namespace)
+    with pytest.raises(RegistryUnavailable):
+        blocking.info()
+    start_registry(registry.namespace, tmp_path)
+    assert list(blocking.catalog().tools) == ["a"]
+
+
+def test_a_registry_that_is_started_twice_is_one(registry: RegistryClient, tmp_path: Path) -> None:
+    again = start_registry(registry.namespace, tmp_path)
+    first, second = (BlockingRegistryClient(client).info() for client in (registry, again))
+    assert first == second

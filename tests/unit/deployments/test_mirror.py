@@ -93,7 +93,7 @@ class Pauses:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110: what it waits for has no event to tell
+        while not condition():  # noqa: ASYNC110 (there is no event to tell)
             await asyncio.sleep(0)
 
 
