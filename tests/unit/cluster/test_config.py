@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+
+from thornback.cluster.config import is_loopback, load_config, parse_config
+from thornback.cluster.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+POOL = "pools: {p: {tools: [a.module]}}\n"
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "c.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_config_is_valid(path: Path) -> None:
+    load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "pools: {p: {tools: [x], max_ongoing: 3}}",
+            "c.yaml: pools.p.max_ongoing: unknown key; did you mean max_ongoing_requests?",
+        ),
+        (
+            POOL + "gateway: {prt: 1}",
+            "c.yaml: gateway.prt: unknown key; did you mean port?",
+        ),
+        (
+            POOL + "tools: {t: {timeouts: 1}}",
+            "c.yaml: tools.t.timeouts: unknown key; did you mean timeout_s?",
+        ),
+    ],
+)
+def test_a_misspelt_key_is_named_with_the_nearest_valid_one(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    assert refusal(tmp_path, text) == told
+
+
+def test_every_misfit_is_told_at_once_and_no_value_is_repeated(tmp_path: Path) -> None:
+    text = POOL + "gateway: {port: hunter2, num_replicas: hunter2}"
+    told = refusal(tmp_path, text)
+    assert [line.split(": ")[1] for line in told.splitlines()] == [
+        "gateway.port",
+        "gateway.num_replicas",
+    ]
+    assert "hunter2" not in told
+
+
+def test_a_config_without_tools_is_refused(tmp_path: Path) -> None:
+    assert "nothing to run" in refusal(tmp_path, "version: 1")
+
+
+def test_a_key_given_twice_is_an_error_with_its_line(tmp_path: Path) -> None:
+    assert refusal(tmp_path, POOL + "name: a\nname: b").endswith(
+        "line 3: key 'name' is given twice"
+    )
+
+
+def test_the_same_module_in_pools_and_modules_is_refused(tmp_path: Path) -> None:
+    told = refusal(tmp_path, POOL + "modules: [a.module]")
+    assert "modules and pools.p both name a.module" in told
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
+def test_an_open_address_without_callers_is_refused(tmp_path: Path, host: str) -> None:
+    assert "allow_anonymous" in refusal(tmp_path, POOL + f"gateway: {{host: '{host}'}}")
+
+
+def test_an_open_address_is_allowed_by_callers_or_in_writing(tmp_path: Path) -> None:
+    document = {"pools": {"p": {"tools": ["m"]}}, "gateway": {"host": "0.0.0.0"}}
+    key = {"principals": {"a": {"key_sha256": "0" * 64}}}
+    assert not parse_config({**document, **key}, "c", tmp_path).loopback_only
+    document["gateway"]["allow_anonymous"] = True  # type: ignore[assignment]
+    assert parse_config(document, "c", tmp_path).anonymous
+
+
+def test_references_bring_secrets_and_a_missing_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGION", "north")
+    (tmp_path / "token").write_text("s3cret\n", "utf-8")
+    variables = {"A": "${REGION}-1", "B": "${file:token}"}
+    pool = {"tools": ["m"], "runtime_env": {"env_vars": variables}}
+    config = parse_config({"pools": {"p": pool}}, "c", tmp_path)
+    assert config.pools["p"].runtime_env["env_vars"] == {"A": "north-1", "B": "s3cret"}
+    with pytest.raises(ConfigError, match=r"^pools\.p\.x: the environment has no NOWHERE$"):
+        parse_config({"pools": {"p": {"x": "${NOWHERE}"}}}, "c", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
+     ("0.0.0.0", False), ("localhost.example.org", False), ("", False)],
+)  # fmt: skip
+def test_loopback_is_told_by_address(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected

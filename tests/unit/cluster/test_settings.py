@@ -1,0 +1,135 @@
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from thornback.cluster.catalog import Annotations, CallPolicy, ToolSpec
+from thornback.cluster.config import ClusterConfig, parse_config
+from thornback.cluster.errors import ConfigError
+from thornback.cluster.settings import (
+    effective_pool,
+    effective_settings,
+    effective_tool,
+    pool_settings,
+    tool_settings,
+)
+
+
+def config_of(**sections: Any) -> ClusterConfig:
+    document = {"pools": {"p": {"tools": ["m"], **sections.pop("pool", {})}}, **sections}
+    return parse_config(document, "test", Path("/nowhere"))
+
+
+def settings_of(config: ClusterConfig) -> dict[str, tuple[Any, str]]:
+    return {key: tuple(s) for key, s in pool_settings(config, config.pools["p"]).items()}
+
+
+SPEC = ToolSpec(
+    name="t", version="1.0.0", description="d", input_schema=msgspec.Raw(b"{}"), pool="p",
+    call=CallPolicy(timeout_s=7), annotations=Annotations(read_only=True),
+)  # fmt: skip
+
+
+def test_a_value_comes_from_the_highest_layer_that_gives_it() -> None:
+    config = config_of(
+        defaults={"health_check_period_s": 2, "graceful_shutdown_timeout_s": 5},
+        pool={"health_check_period_s": 3},
+    )
+    found = settings_of(config)
+    assert found["health_check_period_s"] == (3, "pool")
+    assert found["graceful_shutdown_timeout_s"] == (5, "defaults")
+    assert found["max_ongoing_requests"] == (32, "built-in")
+
+
+def test_nested_config_merges_key_by_key() -> None:
+    config = config_of(
+        defaults={"autoscaling_config": {"max_replicas": 8, "upscale_delay_s": 2},
+                  "runtime_env": {"env_vars": {"A": "1", "B": "1"}}},
+        pool={"autoscaling_config": {"max_replicas": 2}, "runtime_env": {"env_vars": {"B": "2"}}},
+    )  # fmt: skip
+    found = settings_of(config)
+    assert found["autoscaling_config.max_replicas"] == (2, "pool")
+    assert found["autoscaling_config.upscale_delay_s"] == (2, "defaults")
+    assert found["autoscaling_config.min_replicas"] == (0, "built-in")
+    assert effective_pool(config, "p", config.pools["p"]).runtime_env == {
+        "env_vars": {"A": "1", "B": "2"}
+    }
+
+
+def test_resources_are_replaced_whole() -> None:
+    config = config_of(
+        defaults={"ray_actor_options": {"resources": {"fpga": 1}}},
+        pool={"ray_actor_options": {"resources": {"tape": 1}, "num_cpus": 2}},
+    )
+    options = effective_pool(config, "p", config.pools["p"]).ray_actor_options
+    assert (options.resources, options.num_cpus, options.num_gpus) == ({"tape": 1}, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "pool", "fixed", "maximum"),
+    [
+        ({}, {}, None, 4),
+        ({}, {"num_replicas": 3}, 3, None),
+        ({"autoscaling_config": {"max_replicas": 9}}, {"num_replicas": 3}, 3, None),
+        ({"num_replicas": 3}, {}, 3, None),
+        ({"num_replicas": 3}, {"autoscaling_config": {"max_replicas": 9}}, None, 9),
+    ],
+)
+def test_a_number_of_replicas_and_autoscaling_void_each_other(
+    defaults: dict[str, Any], pool: dict[str, Any], fixed: int | None, maximum: int | None
+) -> None:
+    config = config_of(defaults=defaults, pool=pool)
+    found = effective_pool(config, "p", config.pools["p"])
+    assert found.num_replicas == fixed
+    autoscaling = found.autoscaling_config
+    assert (autoscaling.max_replicas if autoscaling else None) == maximum
+
+
+def test_layers_that_do_not_fit_together_are_refused_by_path() -> None:
+    config = config_of(
+        defaults={"autoscaling_config": {"min_replicas": 3}},
+        pool={"autoscaling_config": {"max_replicas": 2}},
+    )
+    with pytest.raises(ConfigError, match=r"pools\.p\.autoscaling_config.*min_replicas \(3\)"):
+        effective_pool(config, "p", config.pools["p"])
+
+
+def test_the_operator_overrides_the_author_who_overrides_the_defaults() -> None:
+    config = config_of(
+        defaults={"timeout_s": 60, "max_attempts": 1}, tools={"t": {"read_only": False}}
+    )
+    found = tool_settings(config, SPEC)
+    assert found["timeout_s"] == (7, "decorator")
+    assert found["max_attempts"] == (1, "defaults")
+    assert found["read_only"] == (False, "tool")
+    assert found["visibility"] == ("listed", "built-in")
+
+
+def test_an_effective_tool_keeps_what_only_its_author_knows() -> None:
+    config = config_of(tools={"t": {"timeout_s": 2, "tags": ["x"], "principals": ["a*"]}})
+    found = effective_tool(config, SPEC)
+    assert (found.call.timeout_s, found.tags, found.access.principals) == (2, ("x",), ("a*",))
+    kept = ("name", "version", "description", "input_schema", "pool", "content_hash")
+    assert [getattr(found, key) for key in kept] == [getattr(SPEC, key) for key in kept]
+
+
+def test_a_tool_without_overrides_is_as_declared() -> None:
+    assert effective_tool(config_of(), SPEC) == SPEC
+
+
+def test_no_variable_and_no_key_is_shown() -> None:
+    config = config_of(
+        pool={"runtime_env": {"env_vars": {"TOKEN": "hunter2"}}},
+        principals={"a": {"key_sha256": "ab" * 32}},
+    )
+    rows = effective_settings(config)
+    assert ("pools.p.runtime_env.env_vars.TOKEN", "(set)", "pool") in rows
+    assert "hunter2" not in str(rows)
+    assert "abab" not in str(rows)
+
+
+def test_every_setting_of_a_pool_can_be_read_back() -> None:
+    config = config_of()
+    keys = {row.key for row in effective_settings(config)}
+    assert {"gateway.port", "pools.p.max_ongoing_requests", "name"} <= keys

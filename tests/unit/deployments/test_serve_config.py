@@ -1,0 +1,147 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.serve.schema import ServeDeploySchema
+
+from thornback.cluster.config import ClusterConfig, load_config, parse_config
+from thornback.cluster.errors import ConfigError
+from thornback.deployments.serve_config import (
+    PoolPlan,
+    datasets,
+    plan_modules,
+    plan_pool,
+    pool_name_for,
+    render_document,
+    render_gateway,
+    render_pool,
+)
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def config_of(directory: Path, **sections: Any) -> ClusterConfig:
+    pool = {"tools": ["my_tools"], **sections.pop("pool", {})}
+    return parse_config({"pools": {"p": pool}, **sections}, "test", directory)
+
+
+def plan_of(config: ClusterConfig, version: str = "1") -> PoolPlan:
+    return plan_pool(config, "p", config.pools["p"], version=version)
+
+
+def deployment_of(config: ClusterConfig) -> dict[str, Any]:
+    (deployment,) = render_pool(config, plan_of(config))["deployments"]
+    return deployment
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
+def test_what_is_rendered_of_a_shipped_config_is_valid_to_serve(path: Path) -> None:
+    config = load_config(path)
+    plans = [plan_pool(config, name, pool, version="1") for name, pool in config.pools.items()]
+    plans += plan_modules(config, "1")
+    applications = [render_gateway(config), *(render_pool(config, plan) for plan in plans)]
+    schema = ServeDeploySchema.model_validate(render_document(config, applications, []))
+    assert [app.route_prefix for app in schema.applications] == ["/"] + [None] * len(plans)
+
+
+def test_arguments_hold_names_and_modules_alone(tmp_path: Path) -> None:
+    config = config_of(tmp_path, pool={"num_replicas": 2, "max_ongoing_requests": 7})
+    assert render_pool(config, plan_of(config))["args"] == {
+        "cluster": "thornback.local",
+        "pool": "p",
+        "modules": ["my_tools"],
+    }
+    deployment = deployment_of(config)
+    assert (deployment["num_replicas"], deployment["max_ongoing_requests"]) == (2, 7)
+
+
+def test_a_pool_scales_from_zero_unless_told_otherwise(tmp_path: Path) -> None:
+    deployment = deployment_of(config_of(tmp_path))
+    assert deployment["autoscaling_config"]["min_replicas"] == 0
+    assert "num_replicas" not in deployment
+
+
+def test_the_environment_is_that_of_the_actor_then_the_pools_then_ours(tmp_path: Path) -> None:
+    config = config_of(
+        tmp_path,
+        pool={
+            "threads": 3,
+            "ray_actor_options": {"runtime_env": {"pip": ["a"], "env_vars": {"A": "1", "B": "1"}}},
+            "runtime_env": {"pip": ["b"], "env_vars": {"B": "2", "OMP_NUM_THREADS": "9"}},
+        },
+    )
+    environment = plan_of(config).runtime_env
+    variables = environment["env_vars"]
+    assert environment["pip"] == ["b"]
+    assert (variables["A"], variables["B"]) == ("1", "2")
+    assert variables["POLARS_MAX_THREADS"] == variables["THORNBACK_THREADS"] == "3"
+    assert variables["OMP_NUM_THREADS"] == "9", "the operator's word stands"
+    assert variables["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] == "0"
+
+
+def test_the_gateway_drains_and_keeps_thousands_of_streams(tmp_path: Path) -> None:
+    (deployment,) = render_gateway(config_of(tmp_path))["deployments"]
+    assert "runtime_env" not in deployment["ray_actor_options"]
+    assert deployment["max_ongoing_requests"] >= 10_000
+    assert deployment["logging_config"] == {"enable_access_log": False}
+
+
+def test_changed_code_changes_the_environment_of_its_pool(tmp_path: Path) -> None:
+    module = tmp_path / "my_tools.py"
+    config = config_of(tmp_path)
+    module.write_text("a = 1", "utf-8")
+    first = plan_of(config).runtime_env
+    assert plan_of(config).runtime_env == first
+    module.write_text("a = 2", "utf-8")
+    assert plan_of(config).runtime_env != first
+    assert plan_of(config, version="2").runtime_env != plan_of(config).runtime_env
+
+
+def test_a_module_beside_the_config_is_put_on_the_path(tmp_path: Path) -> None:
+    (tmp_path / "my_tools.py").write_text("", "utf-8")
+    path = plan_of(config_of(tmp_path)).runtime_env["env_vars"]["PYTHONPATH"]
+    assert path == f"{tmp_path}:${{PYTHONPATH}}"
+
+
+def test_a_module_from_elsewhere_leaves_the_path_alone(tmp_path: Path) -> None:
+    assert "PYTHONPATH" not in plan_of(config_of(tmp_path)).runtime_env["env_vars"]
+
+
+def test_datasets_are_absolute_or_of_a_package(tmp_path: Path) -> None:
+    config = config_of(tmp_path, datasets={"a": "data/*.csv", "b": "package:m/b.csv", "c": "/c"})
+    assert datasets(config) == {"a": f"{tmp_path}/data/*.csv", "b": "package:m/b.csv", "c": "/c"}
+
+
+def test_applications_of_others_travel_along_untouched(tmp_path: Path) -> None:
+    other = {"name": "other", "import_path": "x:y", "anything": [1]}
+    document = render_document(config_of(tmp_path), [{"name": "ours"}], [other])
+    assert document["applications"] == [other, {"name": "ours"}]
+
+
+def test_layers_that_do_not_fit_are_refused_before_anything_is_deployed(tmp_path: Path) -> None:
+    config = config_of(
+        tmp_path,
+        defaults={"autoscaling_config": {"min_replicas": 3}},
+        pool={"autoscaling_config": {"max_replicas": 2}},
+    )
+    with pytest.raises(ConfigError):
+        plan_of(config)
+
+
+@pytest.mark.parametrize(
+    ("tool", "version", "expected"),
+    [
+        ("sql_query", "1.0.0", "sql-query-1-0-0-"),
+        ("add", "1.2.0", "add-1-2-0"),
+        ("A" * 64, "1.0.0", "aaa"),
+    ],
+)
+def test_pools_of_loose_tools_have_valid_names(tool: str, version: str, expected: str) -> None:
+    name = pool_name_for(tool, version)
+    assert name.startswith(expected)
+    parse_config({"pools": {name: {"tools": ["m"]}}}, "test", Path("/nowhere"))
+
+
+def test_tools_whose_names_differ_in_what_a_pool_may_not_hold_get_different_pools() -> None:
+    names = {pool_name_for(tool, "1.0.0") for tool in ("a_b", "a-b", "A_b", "a_B")}
+    assert len(names) == 4
