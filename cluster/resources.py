@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import diskcache  # type: ignore[import-untyped]
+import diskcache
 
 from thornback.cluster.errors import ContentDamaged, StoreError, StoreOwned
 

@@ -13,7 +13,7 @@ from thornback.cluster.catalog import PromptMessage, ResourceSpec, TemplateSpec
 from thornback.cluster.errors import InvalidParams, UnknownResource, shown
 from thornback.cluster.messages import InputNeeded
 from thornback.cluster.prompts import Completion, PromptLibrary, completion_of
-from thornback.cluster.uri_templates import variables_of
+from thornback.cluster.uri_templates import variables_in, variables_of
 from thornback.deployments.exchange import Exchange
 from thornback.deployments.lists import LIST_TTL_MS
 from thornback.deployments.request_states import RequestStates
@@ -78,7 +78,7 @@ class Reading:
             library = PromptLibrary(exchange.catalog, exchange.caller)
             found = library.complete(reference["name"], argument["name"], argument["value"])
         else:
-            found = self._variable(exchange, reference["uri"], argument["name"])
+            found = self._variable(exchange, reference["uri"], argument["name"], argument["value"])
         completion = {
             "values": list(found.values),
             "total": found.total,
@@ -86,14 +86,21 @@ class Reading:
         }
         return {"resultType": "complete", "completion": completion}
 
-    def _variable(self, exchange: Exchange, template: str, name: str) -> Completion:
+    def _variable(self, exchange: Exchange, template: str, name: str, prefix: str) -> Completion:
         spec = exchange.catalog.get("templates", template, exchange.caller)
         if not isinstance(spec, TemplateSpec):
             raise UnknownResource(template)
         if name not in variables_of(template):
             raise InvalidParams(f"{shown(template)} has no variable {shown(name)}")
-        # What a variable may be is not written down anywhere.
-        return completion_of((), "")
+        # What a variable may be is not written down anywhere; what there is can be offered.
+        visible = exchange.catalog.visible("resources", exchange.caller)
+        found = [
+            variables_in(template, entry.uri)
+            for entry in visible
+            if isinstance(entry, ResourceSpec)
+        ]
+        values = [variables[name] for variables in found if variables is not None]
+        return completion_of([value for value in values if isinstance(value, str)], prefix)
 
     async def _message(self, exchange: Exchange, message: PromptMessage) -> dict[str, Any]:
         if message.text is not None:
