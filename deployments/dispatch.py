@@ -39,7 +39,7 @@ from thornback.cluster.messages import (
     encode,
 )
 from thornback.deployments.clock import Clock
-from thornback.deployments.pool_health import ClusterFacts, Starting, cause_in, diagnose
+from thornback.deployments.pool_health import ClusterFacts, Starting, diagnose
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ DEPLOYMENT = "ToolHost"
 PATIENCE_S = 1.0
 """Seconds a call waits for a host to admit it before anybody asks why."""
 RETRY_AFTER_S = 1.0
+RESEND_S = 0.25
+"""Seconds between two tries to send to a deployment that Serve takes for failed."""
 CLOSING_S = 0.05
 """Seconds to wait for a stream that may have come up in the moment it was cancelled."""
 
@@ -180,52 +182,61 @@ class _Flight:
             self._asking.cancel()
 
     async def fly(self) -> Outcome:
-        stream: Stream | None = None
         try:
-            stream = self._pool._handle.remote(encode(self._message))
-            self._reach("sent")
+            return await self._send_until_taken()
+        except asyncio.CancelledError:
+            if self._verdict is not None:
+                raise self._verdict from None
+            raise
+
+    async def _send_until_taken(self) -> Outcome:
+        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+        pool = self._pool
+        while True:
+            try:
+                return await self._send()
+            except BackPressureError as full:
+                raise Overloaded(pool.name, full.retry_after_s or RETRY_AFTER_S) from None
+            except DeploymentUnavailableError:
+                # Serve does not even try while the deployment counts as failed; nothing was sent.
+                diagnosis = diagnose(pool.entry, await pool._facts.now())
+                if not isinstance(diagnosis, Starting):
+                    raise diagnosis from None
+                self._say_waiting(diagnosis.why)
+                await asyncio.sleep(RESEND_S)
+            except Exception as error:
+                # Whatever else: Serve replays what no replica accepted, so the host had the call.
+                message = self._message
+                logger.warning(
+                    "call %s of %s lost its replica: %s",
+                    message.call_id,
+                    message.tool,
+                    type(error).__name__,
+                )
+                raise ReplicaLost(pool.name, message.tool) from None
+
+    async def _send(self) -> Outcome:
+        """Send the call once; raises what the handle raises."""
+        stream: Stream | None = self._pool._handle.remote(encode(self._message))
+        assert stream is not None
+        self._reach("sent")
+        try:
             async for data in stream:
                 reply = decode_reply(data)
                 if isinstance(reply, (Complete, InputNeeded, Raised, Refused)):
                     stream = None
                     return reply
                 self._heard(reply)
-        except asyncio.CancelledError:
-            if self._verdict is not None:
-                raise self._verdict from None
-            raise
-        except Exception as error:
-            raise await self._failure(error) from None
         finally:
             if stream is not None:
                 await _close(stream, self._state == "sent")
-        raise ReplicaLost(self._pool.name, self._message.tool)  # it ended without an outcome
+        raise EOFError("the stream ended without an outcome")
 
     def _heard(self, event: Event) -> None:
         if isinstance(event, Acknowledged):
             self._reach("acknowledged")
         self._emit(event)
-
-    async def _failure(self, error: Exception) -> Unavailable:
-        """What an exception of the handle means for this call."""
-        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-
-        pool = self._pool
-        if isinstance(error, BackPressureError):
-            return Overloaded(pool.name, error.retry_after_s or RETRY_AFTER_S)
-        if isinstance(error, DeploymentUnavailableError):
-            diagnosis = diagnose(pool.entry, await pool._facts.now())
-            if isinstance(diagnosis, Starting):
-                return PoolBroken(pool.name, "its deployment", cause_in(error.message))
-            return diagnosis
-        # Whatever else: Serve replays what no replica accepted, so the host had the call.
-        logger.warning(
-            "call %s of %s lost its replica: %s",
-            self._message.call_id,
-            self._message.tool,
-            type(error).__name__,
-        )
-        return ReplicaLost(pool.name, self._message.tool)
 
     # --- a call that waits ------------------------------------------------------------------------
 

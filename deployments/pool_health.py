@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from thornback.cluster.catalog import PoolEntry
 from thornback.cluster.errors import PoolBroken, PoolInfeasible, shown
 from thornback.deployments.clock import Clock
+
+if TYPE_CHECKING:  # importing Ray Serve takes seconds; these facts are read where it is there
+    from ray.serve.schema import ApplicationStatusOverview
 
 MAX_CAUSE_CHARS = 300
 MAX_AGE_S = 1.5
@@ -42,6 +45,9 @@ class ApplicationFacts(msgspec.Struct, frozen=True):
     message: str = ""
     replicas: dict[str, int] = msgspec.field(default_factory=dict)
     """Number of replicas by state: `STARTING`, `RUNNING`, ..."""
+    failed: bool = False
+    """Whether Serve gave up: it could not build the application, or no replica would start. A
+    replica that ran and died is no such failure, although Serve calls both `UNHEALTHY`."""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -98,7 +104,7 @@ def diagnose(entry: PoolEntry, facts: Facts) -> Diagnosis:
     application = facts.applications.get(entry.application)
     if application is None:
         return Starting("it is not deployed yet")
-    if application.status in ("DEPLOY_FAILED", "UNHEALTHY") and not _alive(application):
+    if application.failed and not application.replicas.get("RUNNING"):
         return PoolBroken(entry.name, "its deployment", cause_in(application.message))
     if busy := _lacking(entry.ask, facts.free):
         return Starting(f"there is no room: a replica asks for {busy}")
@@ -157,25 +163,32 @@ def read_facts() -> Facts:
     all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     nodes = tuple(Node(node["Resources"]) for node in all_nodes if node["Alive"])
-    applications = {}
-    for name, application in serve.status().applications.items():
-        messages = [application.message, *(d.message for d in application.deployments.values())]
-        replicas: dict[str, int] = {}
-        for deployment in application.deployments.values():
-            for state, count in deployment.replica_states.items():
-                replicas[state] = replicas.get(state, 0) + count
-        applications[name] = ApplicationFacts(
-            str(application.status.value), "\n".join(filter(None, messages)), replicas
-        )
+    applications = {n: _facts_of(a) for n, a in serve.status().applications.items()}
     return Facts(nodes, free, applications)
+
+
+def _facts_of(application: ApplicationStatusOverview) -> ApplicationFacts:
+    deployments = application.deployments.values()
+    replicas: dict[str, int] = {}
+    for deployment in deployments:
+        for state, count in deployment.replica_states.items():
+            replicas[str(state)] = replicas.get(str(state), 0) + count
+    failed = any(
+        d.status in ("UNHEALTHY", "DEPLOY_FAILED") and d.status_trigger == "REPLICA_STARTUP_FAILED"
+        for d in deployments
+    )
+    unbuilt = application.status == "DEPLOY_FAILED" and not deployments
+    messages = [application.message, *(deployment.message for deployment in deployments)]
+    return ApplicationFacts(
+        str(application.status.value),
+        "\n".join(filter(None, messages)),
+        replicas,
+        failed or unbuilt,
+    )
 
 
 def _fits(ask: Mapping[str, float], node: Node) -> bool:
     return all(node.total.get(name, 0.0) + TOLERANCE >= amount for name, amount in ask.items())
-
-
-def _alive(application: ApplicationFacts) -> bool:
-    return application.replicas.get("RUNNING", 0) > 0
 
 
 def _lacking(ask: Mapping[str, float], free: Mapping[str, float]) -> str:

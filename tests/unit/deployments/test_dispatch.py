@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
-from ray.serve.exceptions import BackPressureError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from tests.fakes import FakeClock, FakeHandle, FakeStream
 from thornback.cluster.catalog import PoolEntry
@@ -108,6 +109,20 @@ def test_a_stream_that_ends_without_an_outcome_is_a_lost_replica() -> None:
 def test_serves_backpressure_is_our_overload() -> None:
     full = BackPressureError(10, 10, 503, 2.5)
     assert failure(FakeHandle(FakeStream([full]))).args == ("gpu", 2.5)
+
+
+def test_a_call_that_serve_would_not_send_is_sent_when_it_will(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "RESEND_S", 0.0)
+    unsent = DeploymentUnavailableError(DeploymentID("ToolHost", "gpu"))
+    handle = FakeHandle(FakeStream([unsent]), FakeStream([unsent]), FakeStream([ACK, DONE]))
+    assert run(call(handle)) == DONE
+
+
+def test_a_call_that_serve_will_never_send_is_told_why() -> None:
+    unsent = DeploymentUnavailableError(DeploymentID("ToolHost", "gpu"))
+    assert isinstance(failure(FakeHandle(FakeStream([unsent])), facts=LAPTOP), PoolInfeasible)
 
 
 def test_a_call_too_many_in_the_queue_is_refused_unsent() -> None:

@@ -28,8 +28,10 @@ BIG = Node({"CPU": 32.0, "memory": 64.0 * GIB})
 POOL = PoolEntry(name="sql", application="thornback.local.sql", modules=("m",), ask={"CPU": 1.0})
 
 
-def facts(status: str = "DEPLOYING", message: str = "", **replicas: int) -> Facts:
-    application = ApplicationFacts(status, message, replicas)
+def facts(
+    status: str = "DEPLOYING", message: str = "", failed: bool = False, **replicas: int
+) -> Facts:
+    application = ApplicationFacts(status, message, replicas, failed)
     return Facts((SMALL,), {"CPU": 1.0}, {POOL.application: application})
 
 
@@ -90,7 +92,7 @@ def test_a_failed_deployment_is_broken_with_the_exceptions_own_line() -> None:
         '  File "/secret/path.py", line 1, in f\n'
         "ray.exceptions.RuntimeEnvSetupError: no pip at https://me:secret@pypi.example/simple\n"
     )
-    found = diagnose(POOL, facts("DEPLOY_FAILED", message))
+    found = diagnose(POOL, facts("DEPLOY_FAILED", message, failed=True))
     assert isinstance(found, PoolBroken)
     assert found.cause == (
         "ray.exceptions.RuntimeEnvSetupError: no pip at https://pypi.example/simple"
@@ -98,7 +100,13 @@ def test_a_failed_deployment_is_broken_with_the_exceptions_own_line() -> None:
 
 
 def test_a_pool_whose_last_update_failed_but_which_runs_is_not_broken() -> None:
-    assert isinstance(diagnose(POOL, facts("UNHEALTHY", RUNNING=1)), Starting)
+    assert isinstance(diagnose(POOL, facts("UNHEALTHY", failed=True, RUNNING=1)), Starting)
+
+
+def test_a_pool_whose_replica_was_killed_is_starting_although_serve_calls_it_unhealthy() -> None:
+    assert isinstance(
+        diagnose(POOL, facts("UNHEALTHY", "A replica's health check failed.")), Starting
+    )
 
 
 def test_a_pool_that_waits_for_room_says_what_is_missing() -> None:
