@@ -67,6 +67,8 @@ class BlobActor:
             hot_bytes, getsizeof=lambda hot: hot.size_bytes
         )
         self._arriving: dict[str, _Arriving] = {}
+        self._opening = 0
+        """Arrivals on their way into `_arriving`."""
 
     async def get(self, sha256: str, lost: bool = False) -> bytes | list[Any] | None:
         """The content where it is small, a list of one reference where it is not (a bare one would
@@ -99,10 +101,14 @@ class BlobActor:
         Raises:
             ContentUnavailable: if too many are arriving already.
         """
-        if len(self._arriving) >= MAX_ARRIVING:
+        if len(self._arriving) + self._opening >= MAX_ARRIVING:
             raise ContentUnavailable("too many contents are arriving")
         arrival = new_id("blb")
-        incoming = await self._in(self._writer, self._store.incoming)
+        self._opening += 1
+        try:
+            incoming = await self._in(self._writer, self._store.incoming)
+        finally:
+            self._opening -= 1
         self._arriving[arrival] = _Arriving(incoming, self._give_up_later(arrival))
         return arrival
 
