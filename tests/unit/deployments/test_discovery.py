@@ -1,0 +1,166 @@
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from thornback.cluster.catalog import ToolSpec, content_hash_of
+from thornback.cluster.config import ClusterConfig, parse_config
+from thornback.cluster.errors import ConfigError
+from thornback.deployments.discovery import (
+    Findings,
+    ask_of,
+    catalog_entries,
+    decode_findings,
+    findings_key,
+    import_modules,
+    lacking,
+    refuse_doubled,
+)
+from thornback.deployments.module_source import source_of, tools_in_source
+from thornback.deployments.serve_config import PoolPlan, plan_pool, split_plan
+
+SOURCE = """\
+import absent_package
+import thornback.tools as t
+from thornback.tools import tool
+
+@tool
+def plain(): ...
+
+@tool(name="renamed", version="2.0.0")
+async def other(): ...
+
+@t.tool()
+class Warm: ...
+
+def helper(): ...
+"""
+
+
+def config_of(directory: Path, **sections: Any) -> ClusterConfig:
+    pool = {"tools": ["my_tools"], **sections.pop("pool", {})}
+    return parse_config({"pools": {"p": pool}, **sections}, "test", directory)
+
+
+def plan_of(config: ClusterConfig) -> PoolPlan:
+    return plan_pool(config, "p", config.pools["p"], version="1")
+
+
+def spec_of(name: str, version: str = "1.0.0") -> ToolSpec:
+    schema = msgspec.Raw(b'{"type":"object"}')
+    spec = ToolSpec(
+        name=name, version=version, description="d", input_schema=schema, output_schema=schema,
+        pool="p",
+    )  # fmt: skip
+    return msgspec.structs.replace(spec, content_hash=content_hash_of(spec))
+
+
+def test_tools_are_named_without_running_their_module(tmp_path: Path) -> None:
+    path = tmp_path / "my_tools.py"
+    path.write_text(SOURCE, "utf-8")
+    assert tools_in_source(path) == ["Warm", "plain", "renamed"]
+    path.write_text("def (", "utf-8")
+    assert tools_in_source(path) == []
+
+
+def test_a_module_is_found_beside_the_config_first_and_not_imported(tmp_path: Path) -> None:
+    package = tmp_path / "deep"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit", "utf-8")
+    (package / "tools.py").write_text("", "utf-8")
+    found = source_of("deep.tools", tmp_path)
+    assert (found.path, found.root) == (package / "tools.py", str(tmp_path))
+    before = found.code_hash
+    (package / "neighbour.py").write_text("a = 1", "utf-8")
+    assert source_of("deep.tools", tmp_path).code_hash != before
+
+
+def test_our_own_and_unknown_modules_need_no_directory(tmp_path: Path) -> None:
+    ours = source_of("thornback.tools.benchmark", tmp_path)
+    assert ours.path is not None
+    assert ours.root is None
+    assert source_of("no.such.module", tmp_path) == ("no.such.module", None, None, "")
+
+
+def test_what_a_module_declares_survives_the_way_back() -> None:
+    findings = decode_findings(import_modules("p", ["thornback.tools.benchmark", "no_such"]))
+    echo = next(spec for spec in findings.tools if spec.name == "echo")
+    assert echo.content_hash == content_hash_of(echo)
+    assert list(findings.broken) == ["no_such"]
+
+
+def test_a_pool_goes_into_the_catalog_whole(tmp_path: Path) -> None:
+    config = config_of(tmp_path, tools={"a": {"timeout_s": 3}})
+    found = catalog_entries(config, plan_of(config), Findings([spec_of("a"), spec_of("b")]))
+    assert [(s.name, s.call.timeout_s) for s in found.tools] == [("a", 3), ("b", 30)]
+    assert (found.pool.state, found.pool.application) == ("ready", "thornback.local.p")
+
+
+def test_a_pool_that_cannot_be_imported_says_why_and_what_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "my_tools.py").write_text(SOURCE, "utf-8")
+    config = config_of(tmp_path)
+    findings = Findings([spec_of("a")], {"my_tools": "ModuleNotFoundError: absent_package"})
+    found = catalog_entries(config, plan_of(config), findings)
+    assert found.tools == []
+    assert (found.pool.state, found.pool.failed_module) == ("broken", "my_tools")
+    assert found.pool.cause == "ModuleNotFoundError: absent_package"
+    assert found.pool.lost_tools == ("Warm", "plain", "renamed")
+
+
+def test_a_pool_without_tools_is_broken(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    assert catalog_entries(config, plan_of(config), Findings()).pool.cause == "it declares no tool"
+
+
+def test_findings_are_kept_until_environment_or_code_change(tmp_path: Path) -> None:
+    key = findings_key(plan_of(config_of(tmp_path)))
+    assert findings_key(plan_of(config_of(tmp_path))) == key
+    (tmp_path / "my_tools.py").write_text("a = 1", "utf-8")
+    changed = findings_key(plan_of(config_of(tmp_path)))
+    other = findings_key(plan_of(config_of(tmp_path, pool={"runtime_env": {"pip": ["x"]}})))
+    assert len({key, changed, other}) == 3
+
+
+def test_each_tool_version_of_a_loose_module_gets_a_pool(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    parts = split_plan(config, plan_of(config), [spec_of("a"), spec_of("a", "2.0.0")], "1")
+    assert [plan.name for plan in parts] == ["a-1-0-0", "a-2-0-0"]
+    findings = Findings([spec_of("a"), spec_of("a", "2.0.0")])
+    found = [catalog_entries(config, plan, findings).tools for plan in parts]
+    assert [[(s.version, s.pool) for s in tools] for tools in found] == [
+        [("1.0.0", "a-1-0-0")],
+        [("2.0.0", "a-2-0-0")],
+    ]
+
+
+def test_the_same_version_in_two_pools_names_both() -> None:
+    refuse_doubled({"one": [spec_of("a")], "two": [spec_of("a", "2.0.0")]})
+    with pytest.raises(ConfigError, match=r"one and two both offer a 1\.0\.0"):
+        refuse_doubled({"one": [spec_of("a")], "two": [spec_of("a")]})
+
+
+def test_what_a_replica_asks_for_is_in_rays_words(tmp_path: Path) -> None:
+    options = {"num_cpus": 2, "num_gpus": 1, "memory": 5, "resources": {"tape": 1}}
+    plan = plan_of(config_of(tmp_path, pool={"ray_actor_options": options}))
+    assert ask_of(plan) == {"CPU": 2, "GPU": 1, "memory": 5, "tape": 1}
+
+
+@pytest.mark.parametrize(
+    ("ask", "nodes", "expected"),
+    [
+        ({"CPU": 1}, [{"CPU": 2}], None),
+        ({"GPU": 1}, [{"CPU": 2}], "asks for GPU 1; the largest node has GPU 0"),
+        ({"CPU": 4}, [{"CPU": 2}, {"CPU": 3}], "asks for CPU 4; the largest node has CPU 3"),
+        (
+            {"CPU": 4, "GPU": 1},
+            [{"CPU": 8}, {"CPU": 2, "GPU": 1}],
+            "asks for CPU 4, GPU 1; the largest node has CPU 8, GPU 1",
+        ),
+        ({"tape": 1}, [], "asks for tape 1; the largest node has tape 0"),
+    ],
+)
+def test_an_ask_must_fit_on_one_node(
+    ask: dict[str, float], nodes: list[dict[str, float]], expected: str | None
+) -> None:
+    assert lacking(ask, list(nodes)) == expected

@@ -1,0 +1,158 @@
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from thornback.cluster.config import ClusterConfig, parse_config
+from thornback.cluster.errors import ClusterNotRunning, LaunchError
+from thornback.deployments.cluster_file import (
+    ClusterFile,
+    cluster_of,
+    find_cluster,
+    known_clusters,
+    remove_cluster_file,
+    write_cluster_file,
+)
+from thornback.deployments.environment import paths_of
+from thornback.deployments.launcher import applied_digest, bring_down, bring_up, only_one
+from thornback.deployments.ports import is_free, listener_of
+from thornback.deployments.private_files import make_private_dir, write_private
+from thornback.deployments.ray_process import answers, our_processes, stop_processes
+from thornback.deployments.serve_config import plan_pool
+
+SLEEP = "import sys, time; print('up', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClusterConfig:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return parse_config({"pools": {"p": {"tools": ["my_tools"]}}}, "test", tmp_path)
+
+
+def file_of(config: ClusterConfig, address: str = "127.0.0.1:1") -> ClusterFile:
+    return ClusterFile(
+        name=config.name,
+        url=config.url,
+        address=address,
+        dashboard_url="http://127.0.0.1:1",
+        namespace=config.namespace,
+        state_dir=str(config.state_path),
+    )
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that names our temporary directory on its command line."""
+    command = [sys.executable, "-c", SLEEP, f"--temp-dir={tmp_path}/ours"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "up\n"
+        yield running
+        running.kill()
+
+
+def test_a_cluster_is_found_by_name_and_by_config(config: ClusterConfig) -> None:
+    cluster = file_of(config)
+    write_cluster_file(cluster)
+    assert cluster_of(config) == find_cluster("local") == cluster
+    assert list(known_clusters()) == [cluster]
+    remove_cluster_file(cluster)
+    assert find_cluster("local") is None
+    assert list(known_clusters()) == []
+
+
+def test_a_damaged_file_is_no_cluster(config: ClusterConfig) -> None:
+    write_cluster_file(file_of(config))
+    (config.state_path / "cluster.json").write_text("{", "utf-8")
+    assert find_cluster("local") is None
+
+
+def test_private_files_are_private_and_replaced_whole(tmp_path: Path) -> None:
+    path = make_private_dir(tmp_path / "a" / "b") / "token"
+    write_private(path, b"one")
+    write_private(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_directory_of_somebody_else_is_not_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(PermissionError):
+        make_private_dir(tmp_path)
+
+
+def test_processes_are_ours_by_our_directory_and_by_nothing_else(
+    tmp_path: Path, process: subprocess.Popen[str]
+) -> None:
+    assert [p.pid for p in our_processes(tmp_path / "ours", {})] == [process.pid]
+    assert our_processes(tmp_path / "our", {}) == []
+    assert our_processes(tmp_path / "theirs", {"raylet": process.pid}) == []
+
+
+def test_ours_are_ended_and_counted(tmp_path: Path, process: subprocess.Popen[str]) -> None:
+    assert stop_processes(tmp_path / "theirs", {}) == 0
+    assert process.poll() is None
+    assert stop_processes(tmp_path / "ours", {}) == 1
+    assert process.poll() is not None
+
+
+def test_a_taken_port_is_told_with_who_has_it(tmp_path: Path, config: ClusterConfig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert not is_free(port, "127.0.0.1")
+        holder = listener_of(port)
+        assert holder is None or holder.pid == os.getpid()
+        gateway = {"gateway": {"port": port}, "pools": {"p": {"tools": ["m"]}}}
+        taken = parse_config(gateway, "test", tmp_path)
+        with pytest.raises(LaunchError, match=f"port {port} is taken"):
+            bring_up(taken, address=None, config_path=None, tell=lambda news: None)
+    assert cluster_of(config) is None, "nothing is left of it"
+    assert is_free(port, "127.0.0.1")
+
+
+def test_a_ray_that_does_not_answer_cannot_be_joined(config: ClusterConfig) -> None:
+    assert not answers("127.0.0.1:1")
+    with pytest.raises(ClusterNotRunning, match=r"no Ray answers at 127\.0\.0\.1:1"):
+        bring_up(config, address="127.0.0.1:1", config_path=None, tell=lambda news: None)
+
+
+def test_one_up_at_a_time(config: ClusterConfig) -> None:
+    with only_one(config), pytest.raises(LaunchError, match="is at work"), only_one(config):
+        pass
+
+
+def test_down_of_what_does_not_run_says_so_and_clears_what_is_left(config: ClusterConfig) -> None:
+    with pytest.raises(ClusterNotRunning, match="local does not run"):
+        bring_down(config, None)
+    stale = file_of(config)
+    write_cluster_file(stale)
+    with pytest.raises(ClusterNotRunning):
+        bring_down(config, stale)
+    assert find_cluster("local") is None
+
+
+def test_down_ends_what_a_dead_cluster_left_behind(config: ClusterConfig) -> None:
+    directory = paths_of(config).temp_dir
+    command = [sys.executable, "-c", SLEEP, f"{directory}/h/haproxy.cfg"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as left:
+        assert left.stdout is not None
+        left.stdout.readline()
+        assert bring_down(config, None).ended == 1
+
+
+def test_only_a_change_of_what_is_applied_changes_the_digest(config: ClusterConfig) -> None:
+    def digest() -> str:
+        plans = [plan_pool(config, "p", config.pools["p"], version="1")]
+        return applied_digest(config, plans)
+
+    before = digest()
+    assert digest() == before
+    Path(config.base_dir, "my_tools.py").write_text("a = 1", "utf-8")
+    assert digest() != before
