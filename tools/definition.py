@@ -26,7 +26,6 @@ from collections.abc import (
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, cast, overload
 
-import docstring_parser
 import msgspec
 import semver
 from pydantic import PydanticUserError
@@ -39,6 +38,7 @@ from thornback.cluster.catalog import (
     content_hash_of,
 )
 from thornback.tools.context import ToolContext
+from thornback.tools.docstrings import read_docstrings
 from thornback.tools.results import is_content
 from thornback.tools.schemas import (
     X_MCP_HEADER,
@@ -306,7 +306,8 @@ def _declared(
         raise TypeError(f"timeout_s is {timeout_s} and must be positive")
     signature = _signature_of(function)
     context = _context_parameter(signature)
-    description, documented = _documentation(target, function)
+    docstrings = [target.__doc__, function.__doc__] if inspect.isclass(target) else [target.__doc__]
+    description, documented = read_docstrings(docstrings)
     arguments = arguments_of(signature, context, open_ended=input_schema is not None)
     if input_schema is None:
         document, found = arguments.schema(documented)
@@ -389,33 +390,6 @@ def _context_parameter(signature: inspect.Signature) -> str | None:
     if len(names) > 1:
         raise TypeError(f"{' and '.join(names)} are both the ToolContext")
     return names[0] if names else None
-
-
-def _documentation(
-    target: Callable[..., Any], function: Callable[..., Any]
-) -> tuple[str, dict[str, str]]:
-    """The description, and what the docstring says about each parameter."""
-    docstrings = [target.__doc__, function.__doc__] if inspect.isclass(target) else [target.__doc__]
-    texts = [inspect.cleandoc(docstring) for docstring in docstrings if docstring]
-    # The parser misses a section that nothing stands before, as in the `__call__` of a class.
-    parsed = [docstring_parser.parse(t if n == 0 else f"Call.\n\n{t}") for n, t in enumerate(texts)]
-    described = [document for document in parsed if document.description]
-    if not described:
-        raise TypeError("it has no docstring: write one, the model chooses by it")
-    document = described[0]
-    description = document.description or ""
-    returns = document.returns.description if document.returns else None
-    if returns:
-        description += f"\n\nReturns: {returns}"
-    for example in document.examples:
-        description += f"\n\nExample: {example.snippet or example.description}"
-    parameters = {
-        parameter.arg_name.lstrip("*"): " ".join(parameter.description.split())
-        for document in parsed
-        for parameter in document.params
-        if parameter.description
-    }
-    return description, parameters
 
 
 def _check_headers(schema: bytes) -> None:
