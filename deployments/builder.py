@@ -30,7 +30,7 @@ def pool_app(args: dict[str, Any]) -> Application:
     """The tool hosts of one pool.
 
     Args:
-        args: `cluster` (namespace), `pool` and `modules`.
+        args: `cluster` (name), `pool` and `modules`.
     """
     from thornback.deployments.tool_host import ToolHost
 

@@ -39,11 +39,12 @@ from thornback.deployments.cluster_file import (
 )
 from thornback.deployments.contents import config_entries
 from thornback.deployments.dashboard import Dashboard
-from thornback.deployments.environment import driver_environment, paths_of
+from thornback.deployments.environment import paths_of
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.pool_news import PoolNews, failure_of, pool_news
 from thornback.deployments.ports import is_free, listener_of
 from thornback.deployments.private_files import make_private_dir
+from thornback.deployments.ray_driver import announce, join, leave
 from thornback.deployments.ray_process import answers, start_head, stop_processes
 from thornback.deployments.serve_config import (
     GATEWAY_APP,
@@ -160,7 +161,7 @@ def _start(
     )
     try:
         write_cluster_file(cluster)
-        _join_environment(cluster)
+        announce(cluster)
         import_serve()  # takes about as long as Ray needs to start
 
         head = starting.wait()
@@ -198,40 +199,6 @@ def _joined_file(config: ClusterConfig, address: str, config_path: Path | None) 
         config_path=_text(config_path),
         token_path=os.environ.get("RAY_AUTH_TOKEN_PATH"),
     )
-
-
-def _join_environment(cluster: ClusterFile) -> None:
-    """Tell Ray, which reads its environment while it is imported, how to join this cluster."""
-    os.environ.pop("RAY_ADDRESS", None)
-    os.environ.update(driver_environment(cluster.address, cluster.token_path))
-
-
-def join(cluster: ClusterFile) -> None:
-    """Make this process a driver of the cluster's Ray.
-
-    Raises:
-        LaunchError: if it cannot be joined.
-    """
-    _join_environment(cluster)
-    import ray
-
-    try:
-        ray.init(
-            address=cluster.address,
-            namespace=cluster.namespace,
-            log_to_driver=False,
-            configure_logging=False,
-        )
-    except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise LaunchError(f"cannot join the Ray at {cluster.address}: {first}") from error
-
-
-def leave() -> None:
-    """End being a driver."""
-    import ray
-
-    ray.shutdown()
 
 
 def _deploy(

@@ -7,7 +7,10 @@ replica. Here Serve is told that there is no pandas, and only while it asks; too
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +49,20 @@ def write_site(directory: Path) -> None:
 
 
 def import_serve() -> Any:
-    """`ray.serve`, in this process."""
-    if "pandas" in sys.modules or "ray.serve" in sys.modules:
+    """`ray.serve`, in a process that speaks to a person and not into a log."""
+    with _without_pandas():
         from ray import serve
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    return serve
 
-        return serve
+
+@contextmanager
+def _without_pandas() -> Iterator[None]:
+    if "pandas" in sys.modules:
+        yield
+        return
     sys.modules["pandas"] = None  # type: ignore[assignment]
     try:
-        from ray import serve
+        yield
     finally:
         del sys.modules["pandas"]
-    return serve

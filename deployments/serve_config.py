@@ -194,11 +194,7 @@ def _code_hash(sources: list[ModuleSource], version: str) -> str:
 
 def render_pool(config: ClusterConfig, plan: PoolPlan) -> dict[str, Any]:
     """The Serve application of a pool."""
-    args: dict[str, Any] = {
-        "cluster": config.namespace,
-        "pool": plan.name,
-        "modules": plan.config.tools,
-    }
+    args = {"cluster": config.name, "pool": plan.name, "modules": plan.config.tools}
     return {
         "name": plan.application,
         "route_prefix": None,

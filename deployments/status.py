@@ -21,6 +21,7 @@ from thornback.deployments.discovery import lacking, node_resources
 from thornback.deployments.environment import EXPECTED, missing_settings
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.pool_news import pool_news, replicas_of
+from thornback.deployments.ray_driver import join, leave
 from thornback.deployments.serve_config import GATEWAY_APP, POOL_DEPLOYMENT
 
 HOST_TIMEOUT_S = 5.0
@@ -212,8 +213,6 @@ def gather(cluster: ClusterFile) -> Facts:
         facts.problems.append(str(error))
     finally:
         dashboard.close()
-    from thornback.deployments.launcher import join, leave
-
     try:
         join(cluster)
     except LaunchError as error:

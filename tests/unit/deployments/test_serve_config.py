@@ -47,7 +47,7 @@ def test_what_is_rendered_of_a_shipped_config_is_valid_to_serve(path: Path) -> N
 def test_arguments_hold_names_and_modules_alone(tmp_path: Path) -> None:
     config = config_of(tmp_path, pool={"num_replicas": 2, "max_ongoing_requests": 7})
     assert render_pool(config, plan_of(config))["args"] == {
-        "cluster": "thornback.local",
+        "cluster": "local",
         "pool": "p",
         "modules": ["my_tools"],
     }
