@@ -107,7 +107,7 @@ def cluster() -> Iterator[RunningCluster]:
         assert up.returncode == 0, up.stdout + up.stderr
         yield running
     finally:
-        down = running.thornback("down", "--name", running.name, timeout_s=DOWN_TIMEOUT_S)
+        down = running.thornback("down", running.name, timeout_s=DOWN_TIMEOUT_S)
         left = _left_after(running, timeout_s=20)
         for process in left:
             process.kill()

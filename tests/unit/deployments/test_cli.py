@@ -1,0 +1,175 @@
+"""What each command prints and exits with, against a cluster that is a function."""
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from thornback.cluster.principals import key_hash
+from thornback.deployments import cli_call, cli_resources
+from thornback.deployments.cli import app
+from thornback.deployments.mcp_client import McpClient
+
+ECHO = {
+    "name": "echo",
+    "title": "Echo",
+    "description": "Say it again.\n\nAs it was.",
+    "inputSchema": {
+        "type": "object",
+        "properties": {"text": {"type": "string", "description": "What to say."}},
+        "required": ["text"],
+    },
+}
+TEXT = {"content": [{"type": "text", "text": "hello"}]}
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def asked() -> list[dict[str, Any]]:
+    """Every request that the cluster got."""
+    return []
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, asked: list[dict[str, Any]]) -> Run:
+    """Run a command; `results` holds what the cluster answers, by method."""
+
+    def run(*words: str, stdin: str = "", **results: dict[str, Any]) -> Result:
+        def answer(request: httpx.Request) -> httpx.Response:
+            body = json.loads(request.content)
+            asked.append(body)
+            key = body["method"].replace("/", "_")
+            if key == "tools_list" and key not in results:
+                return reply(body, result={"tools": [ECHO]})
+            return reply(body, **results[key])
+
+        def open_client(*target: object) -> McpClient:
+            return McpClient("http://cluster.test/mcp", None, httpx.MockTransport(answer))
+
+        monkeypatch.setattr(cli_call, "open_client", open_client)
+        monkeypatch.setattr(cli_resources, "open_client", open_client)
+        return CliRunner().invoke(app, words, input=stdin)
+
+    return run
+
+
+def reply(body: dict[str, Any], **answer: Any) -> httpx.Response:
+    return httpx.Response(200, json={"jsonrpc": "2.0", "id": body["id"], **answer})
+
+
+def test_tools_are_listed_with_their_first_line(run: Run) -> None:
+    assert run("tools").stdout == "echo\tEcho\tSay it again.\n"
+
+
+def test_tools_as_json_are_the_list_itself(run: Run) -> None:
+    assert json.loads(run("tools", "--json").stdout) == [ECHO]
+
+
+def test_one_tool_shows_its_parameters_and_how_to_call_it(run: Run) -> None:
+    shown = run("tools", "echo").stdout
+    assert "As it was." in shown
+    assert "text\tstring\trequired\tWhat to say." in shown
+    assert shown.endswith("thornback call echo text=…\n")
+
+
+def test_an_unknown_tool_is_answered_with_the_nearest(run: Run) -> None:
+    done = run("tools", "ecko")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "did you mean echo?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin"),
+    [(["text=hello"], ""), (['{"text": "hello"}'], ""), (["-"], '{"text": "hello"}')],
+)
+def test_a_call_takes_its_arguments_in_three_forms(
+    words: list[str], stdin: str, run: Run, asked: list[dict[str, Any]]
+) -> None:
+    done = run("call", "echo", *words, stdin=stdin, tools_call={"result": TEXT})
+    assert (done.exit_code, done.stdout) == (0, "hello\n")
+    assert asked[-1]["params"]["arguments"] == {"text": "hello"}
+
+
+def test_a_call_as_json_is_the_whole_result(run: Run) -> None:
+    done = run("call", "echo", "{}", "--json", tools_call={"result": TEXT})
+    assert json.loads(done.stdout) == TEXT
+
+
+def test_what_the_tool_could_not_do_goes_to_stderr(run: Run) -> None:
+    failed = {"isError": True, "content": [{"type": "text", "text": "no such table"}]}
+    done = run("call", "echo", "{}", tools_call={"result": failed})
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", "no such table\n")
+
+
+def test_an_error_of_the_cluster_is_one_line(run: Run) -> None:
+    error = {"code": -32602, "message": "Unknown tool: ecko (did you mean echo?)"}
+    done = run("call", "ecko", "{}", tools_call={"error": error})
+    assert done.exit_code == 1
+    assert done.stderr == "thornback: Unknown tool: ecko (did you mean echo?)\n"
+
+
+@pytest.mark.parametrize("words", [["loose"], ["[1]"], ['{"a":']])
+def test_arguments_that_cannot_be_read_are_a_usage_error(words: list[str], run: Run) -> None:
+    assert run("call", "echo", *words).exit_code == 2
+
+
+def test_images_are_saved_beside_what_is_there(run: Run, tmp_path: Path) -> None:
+    image = {"type": "image", "mimeType": "image/png", "data": base64.b64encode(b"PNG").decode()}
+    (tmp_path / "chart-1.png").write_bytes(b"mine")
+    done = run(
+        "call", "chart", "--save", str(tmp_path), tools_call={"result": {"content": [image]}}
+    )
+    assert done.stderr == f"saved {tmp_path / 'chart-2.png'}\n"
+    assert (tmp_path / "chart-1.png").read_bytes() == b"mine"
+    assert (tmp_path / "chart-2.png").read_bytes() == b"PNG"
+
+
+def test_a_resource_is_written_byte_for_byte(run: Run, tmp_path: Path) -> None:
+    part = {"uri": "x://y", "blob": base64.b64encode(b"\x00\xff").decode()}
+    read = {"result": {"contents": [part]}}
+    run("resources", "get", "x://y", "-o", str(tmp_path / "out"), resources_read=read)
+    assert (tmp_path / "out").read_bytes() == b"\x00\xff"
+
+
+def test_prompts_show_which_arguments_they_need(run: Run) -> None:
+    arguments = [{"name": "table", "required": True}, {"name": "tone"}]
+    prompt = {"name": "explain", "description": "Explain it.", "arguments": arguments}
+    done = run("prompts", "ls", prompts_list={"result": {"prompts": [prompt]}})
+    assert done.stdout == "explain\ttable [tone]\tExplain it.\n"
+
+
+def test_a_new_key_fits_the_lines_for_the_config(run: Run) -> None:
+    made = json.loads(run("keys", "new", "lab", "--tools", "sql_*", "--json").stdout)
+    entry = made["config"]["principals"]["lab"]
+    assert entry == {"key_sha256": key_hash(made["key"]), "tools": ["sql_*"]}
+
+
+def test_every_problem_of_a_config_is_listed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("gatway: {}\npools: {p: {tools: [x], num_replica: 2}}\n")
+    done = run("validate", str(tmp_path / "bad.yaml"))
+    assert done.exit_code == 1
+    assert "gatway: unknown key; did you mean gateway?" in done.stderr
+    assert "pools.p.num_replica: unknown key; did you mean num_replicas?" in done.stderr
+
+
+def test_the_schema_of_the_config_does_not_offer_what_the_loader_sets(run: Run) -> None:
+    schema = json.loads(run("config", "schema").stdout)
+    assert "base_dir" not in schema["properties"]
+    assert "gateway" in schema["properties"]
+
+
+def test_help_does_not_wait_for_what_only_commands_need() -> None:
+    script = (
+        "import sys, thornback.deployments.cli;"
+        "print(sorted({'ray', 'mcp', 'httpx', 'pydantic', 'rich'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
