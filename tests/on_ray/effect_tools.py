@@ -1,0 +1,139 @@
+"""Tools whose effects outlive the process they ran in: what fault tests count and compare.
+
+Named by a config as `effect_tools`, with this directory as its base. `EFFECTS_FILE` is set in the
+pool's `runtime_env`.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+
+from thornback.tools import ToolContext, ToolFailure, tool
+
+
+def leave(line: str) -> None:
+    """Append one line to the effects file; whole, and on disk before this returns."""
+    descriptor = os.open(os.environ["EFFECTS_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, f"{line}\n".encode())  # one write with O_APPEND is not interleaved
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@tool(timeout_s=60, idempotent=False)
+def effect(key: str, seconds: float = 0.0) -> int:
+    """Leave a line, wait, and return this process's id: must never run twice.
+
+    Args:
+        key: The line to leave.
+        seconds: How long to wait after it.
+    """
+    leave(key)
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@tool(timeout_s=60, idempotent=True)
+def repeatable_effect(key: str, seconds: float = 0.0) -> int:
+    """Leave a line, wait, and return this process's id: may run again.
+
+    Args:
+        key: The line to leave.
+        seconds: How long to wait after it.
+    """
+    return effect(key, seconds)
+
+
+@tool(timeout_s=60, read_only=True)
+async def nap(seconds: float, ctx: ToolContext) -> str:
+    """Wait on the loop; leaves a line when it is cancelled.
+
+    Args:
+        seconds: How long to wait.
+    """
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        leave(f"cancelled {ctx.call_id}")
+        raise
+    return "rested"
+
+
+@tool(timeout_s=60, read_only=True)
+def blocking_nap(seconds: float, ctx: ToolContext) -> str:
+    """Wait in a thread; leaves a line when it is cancelled.
+
+    Args:
+        seconds: How long to wait.
+    """
+    try:
+        ctx.sleep(seconds)
+    except ToolFailure:
+        leave(f"cancelled {ctx.call_id}")
+        raise
+    return "rested"
+
+
+@tool(timeout_s=60, read_only=True)
+def ticks(count: int, ctx: ToolContext, every_s: float = 0.1) -> Iterator[int]:
+    """Count, one number at a time; leaves a line when it is stopped early.
+
+    Args:
+        count: How many numbers.
+        every_s: Seconds between two of them.
+    """
+    finished = False
+    try:
+        for number in range(count):
+            ctx.progress(number + 1, count)
+            yield number
+            ctx.sleep(every_s)
+        finished = True
+    finally:
+        if not finished:
+            leave(f"stopped {ctx.call_id}")
+
+
+@tool(timeout_s=60, read_only=True)
+def spin(seconds: float) -> float:
+    """Use a CPU and return the CPU seconds it took.
+
+    Args:
+        seconds: CPU seconds to use.
+    """
+    started = time.thread_time()
+    while time.thread_time() - started < seconds:
+        pass
+    return time.thread_time() - started
+
+
+@tool(timeout_s=60)
+def die(code: int = 1) -> None:
+    """End the process that runs this call, at once.
+
+    Args:
+        code: Its exit code.
+    """
+    os._exit(code)
+
+
+@tool(timeout_s=60, read_only=True)
+def large(size_bytes: int) -> str:
+    """Return a text of this size.
+
+    Args:
+        size_bytes: How many characters.
+    """
+    return "x" * size_bytes
+
+
+@tool(timeout_s=60, read_only=True)
+def buggy(secret: str) -> str:
+    """Fail with a bug whose message has the argument in it.
+
+    Args:
+        secret: What must not be told.
+    """
+    raise RuntimeError(secret)
