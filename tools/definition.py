@@ -304,7 +304,7 @@ def _declared(
         raise TypeError(f"the version {version!r} is not a semantic version such as 1.0.0")
     if timeout_s is not None and not 0 < timeout_s < float("inf"):
         raise TypeError(f"timeout_s is {timeout_s} and must be positive")
-    signature = _signature_of(function)
+    signature = _signature_of(function, is_method=inspect.isclass(target))
     context = _context_parameter(signature)
     docstrings = [target.__doc__, function.__doc__] if inspect.isclass(target) else [target.__doc__]
     description, documented = read_docstrings(docstrings)
@@ -365,7 +365,7 @@ def _function_of(target: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
+def _signature_of(function: Callable[..., Any], is_method: bool) -> inspect.Signature:
     """The signature with evaluated annotations, without `self`."""
     try:
         signature = inspect.signature(function, eval_str=True)
@@ -375,7 +375,6 @@ def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
             "import it outside of TYPE_CHECKING, and define it at the top of the module"
         ) from error
     parameters = list(signature.parameters.values())
-    is_method = "." in function.__qualname__.rpartition("<locals>.")[2]
     return signature.replace(parameters=parameters[1:] if is_method else parameters)
 
 

@@ -141,7 +141,8 @@ def jsonable(tool: str, value: Any, returns: Returns) -> Any:
     """A value in JSON's types.
 
     Raises:
-        InvalidResult: if it has no JSON form: NaN and infinity have none, wherever they are.
+        InvalidResult: if it has no JSON form: NaN, infinity and integers beyond 64 bits have none,
+            wherever they are.
     """
     try:
         plain = returns.jsonable(value)
@@ -149,7 +150,7 @@ def jsonable(tool: str, value: Any, returns: Returns) -> Any:
         raise InvalidResult(tool, [f"result: {error}"]) from error
     except (ValueError, RecursionError) as error:  # a circle, binary data in a text, ...
         raise InvalidResult(tool, ["result: it has no JSON form"]) from error
-    if misfits := list(_not_finite(plain, "result")):
+    if misfits := list(_unsayable(plain, "result")):
         raise InvalidResult(tool, misfits[:8])
     return plain
 
@@ -171,7 +172,7 @@ def _content_result(tool: str, value: Any) -> Json | None:
     if isinstance(value, ToolResult):
         content = value.content
         parts = [content] if isinstance(content, str | Content) else content
-        result: Json = {"content": [_block(part) for part in parts]}
+        result: Json = {"content": [content_block(part) for part in parts]}
         if value.structured is not None:
             result["structuredContent"] = jsonable(tool, value.structured, ANYTHING)
         if value.meta is not None:
@@ -180,9 +181,9 @@ def _content_result(tool: str, value: Any) -> Json | None:
     if isinstance(value, bytes):
         return {"content": [EmbeddedResource(f"tool:{tool}/result", value).block()]}
     if isinstance(value, Content):
-        return {"content": [_block(value)]}
+        return {"content": [content_block(value)]}
     if isinstance(value, (list, tuple)) and any(isinstance(item, Content) for item in value):
-        return {"content": [_block(item) for item in value]}
+        return {"content": [content_block(item) for item in value]}
     return None
 
 
@@ -197,7 +198,8 @@ def _value_result(tool: str, value: Any, returns: Returns) -> Json:
     return result
 
 
-def _block(part: Any) -> Json:
+def content_block(part: Any) -> Json:
+    """A part of a result as a content block; what is no content becomes a text."""
     if isinstance(part, Content):
         return part.block()
     return _text(part if isinstance(part, str) else readable(ANYTHING.jsonable(part)))
@@ -211,17 +213,20 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _not_finite(value: Any, path: str) -> Iterable[str]:
-    """A line for each number that JSON cannot say."""
+def _unsayable(value: Any, path: str) -> Iterable[str]:
+    """A line for each number that JSON, or nearly every reader of it, cannot say."""
     if isinstance(value, float):
         if not math.isfinite(value):
             yield f"{path}: {value} is not a JSON number"
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            yield f"{path}: an integer of more than 64 bits; return it as a string"
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _not_finite(item, f"{path}.{key}")
+            yield from _unsayable(item, f"{path}.{key}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _not_finite(item, f"{path}[{index}]")
+            yield from _unsayable(item, f"{path}[{index}]")
 
 
 def _table_header(rows: list[Any]) -> list[str] | None:

@@ -31,7 +31,13 @@ from thornback.cluster.messages import WIRE_VERSION, Complete, InputNeeded, Rais
 from thornback.cluster.protocol import error_result, rpc_error
 from thornback.tools.context import InputRequired, ToolContext
 from thornback.tools.definition import Tool
-from thornback.tools.results import call_tool_result, jsonable, readable
+from thornback.tools.results import (
+    Content,
+    call_tool_result,
+    content_block,
+    jsonable,
+    readable,
+)
 from thornback.tools.schemas import Misfit
 
 logger = logging.getLogger(__name__)
@@ -151,12 +157,15 @@ class _Attempt:
     def _add(self, item: Any) -> None:
         """Send a yielded item ahead and keep it for the result."""
         assert self._tool.items is not None
-        plain = jsonable(self._tool.name, item, self._tool.items)
+        if is_content := isinstance(item, Content):
+            plain: Any = content_block(item)
+        else:
+            plain = jsonable(self._tool.name, item, self._tool.items)
         self._items_bytes += len(msgspec.json.encode(plain))
         if self._items_bytes > self._ctx.max_result_bytes:
             raise ResultTooLarge(self._tool.name, self._items_bytes, self._ctx.max_result_bytes)
         self._items.append(item)
-        self._ctx.partial(plain, readable(plain))
+        self._ctx.partial(plain, f"[{plain['type']}]" if is_content else readable(plain))
 
     def _failed(self, error: BaseException) -> Outcome:
         """What the caller is told about an error of the tool."""

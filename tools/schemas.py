@@ -7,6 +7,10 @@ what it is. `additionalProperties: false` is not published: google-genai's MCP c
 raises on a boolean there, and the strict modes of the others add it themselves. Unknown arguments
 are refused all the same, by `Arguments.parse`.
 
+What is published is what is promised: a caller leaves an optional parameter out, and a gateway that
+checks arguments against the schema refuses null for it. `parse` itself takes null wherever the
+Python type does.
+
 Nothing here runs a tool or knows what a result looks like on the wire.
 """
 

@@ -203,6 +203,11 @@ def test_an_undescribed_parameter_is_a_problem_and_gets_its_name_as_description(
     ]
 
 
+class Holder:
+    def method(self) -> None:
+        """Do."""
+
+
 def undocumented() -> None:
     return None
 
@@ -253,6 +258,7 @@ def strange_type(value: threading.Lock) -> None:  # type: ignore[valid-type]
         (positional, "cannot be given by name"),
         (open_ended, "cannot be given by name"),
         (NeedsArguments, "__init__ needs path"),
+        (Holder.method, "parameter self has no type"),
         (NotCallable, "no method __call__"),
         (two_contexts, "a and b are both the ToolContext"),
         (unknown_type, "names Missing, which the module does not have"),

@@ -146,6 +146,7 @@ WRITTEN = Returns(None, SCHEMA, wraps=False)
         (Size.model_construct(width="wide"), returns_of(Size), "width: expected"),
         ({"a": [1.0, float("nan")]}, returns_of(Any), r"result\.a\[1\]: nan is not a JSON number"),
         (float("inf"), returns_of(float), "inf is not a JSON number"),
+        (2**64, returns_of(int), "more than 64 bits; return it as a string"),
         (object(), returns_of(Any), "object has no JSON form"),
         ({"blob": b"\xff"}, returns_of(Any), "result: "),
         ([1], WRITTEN, "expected object"),

@@ -15,7 +15,7 @@ import pytest
 
 from thornback.cluster.errors import MissingCapability, ToolFailure
 from thornback.cluster.messages import Complete, Event, InputNeeded, Partial, Raised
-from thornback.tools import ToolContext, tool
+from thornback.tools import Image, ToolContext, tool
 from thornback.tools.definition import tool_of
 from thornback.tools.runner import Outcome, run
 
@@ -114,6 +114,21 @@ def test_a_generator_may_return_its_result() -> None:
         return "the sum"
 
     assert text_of(completed(summing)) == "the sum"
+
+
+def test_a_generator_may_yield_pictures() -> None:
+    @tool
+    def drawing() -> Iterator[str | Image]:
+        """Draw."""
+        yield "one:"
+        yield Image(b"png")
+
+    events: list[Event] = []
+    outcome = outcome_of(drawing, ctx=context(events))
+    assert isinstance(outcome, Complete)
+    content = json.loads(outcome.result)["content"]
+    assert [block["type"] for block in content] == ["text", "image"]
+    assert [e.text for e in events if isinstance(e, Partial)] == ["one:", "[image]"]
 
 
 @pytest.mark.parametrize("target", [counting, counting_on_loop])
