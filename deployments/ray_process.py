@@ -29,9 +29,9 @@ from thornback.deployments.environment import (
     paths_of,
 )
 from thornback.deployments.front import prepare_front
-from thornback.deployments.lean_serve import write_site
 from thornback.deployments.ports import Ports, free_ports, is_free
 from thornback.deployments.private_files import make_private_dir, write_private
+from thornback.deployments.process_site import write_site
 
 START_TIMEOUT_S = 90.0
 LOG_NAME = "ray_head.log"
