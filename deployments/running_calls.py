@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from thornback.cluster.protocol import RpcId
@@ -47,6 +47,9 @@ class RunningCalls:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def __iter__(self) -> Iterator[asyncio.Task[Answer]]:
+        return iter(tuple(self._all))
 
     def _forget(self, key: Key, task: asyncio.Task[Answer]) -> None:
         # A client that reuses an id while the first is open has put its own second in our place.

@@ -199,7 +199,7 @@ def check_param_headers(
     """
     if b"x-mcp-header" not in bytes(spec.input_schema):
         return
-    rejection = validate_mcp_param_headers(json.loads(spec.input_schema), arguments, headers)
+    rejection = validate_mcp_param_headers(json.loads(bytes(spec.input_schema)), arguments, headers)
     if rejection is not None:
         raise HeaderMismatch(rejection.message)
 
@@ -221,8 +221,10 @@ def tool_json(spec: ToolSpec, revision: Revision) -> bytes:
         "name": spec.name,
         "title": spec.title,
         "description": spec.description,
-        "inputSchema": json.loads(spec.input_schema),
-        "outputSchema": None if spec.output_schema is None else json.loads(spec.output_schema),
+        "inputSchema": json.loads(bytes(spec.input_schema)),
+        "outputSchema": None
+        if spec.output_schema is None
+        else json.loads(bytes(spec.output_schema)),
         "annotations": {k: v for k, v in annotations.items() if v is not None} or None,
         "_meta": {VERSION_KEY: spec.version},
     }

@@ -142,7 +142,7 @@ def input_required(
             raise MissingCapability(missing)
     result: dict[str, Any] = {"resultType": "input_required"}
     if asks:
-        result["inputRequests"] = msgspec.Raw(needed.requests)
+        result["inputRequests"] = asks
     if needed.request_state is not None or not asks:
         result["requestState"] = states.seal(exchange, needed.request_state or "")
     return result

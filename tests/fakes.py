@@ -1,9 +1,13 @@
 """Fakes, written once and by hand."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
+from thornback.cluster.catalog import PoolEntry
 from thornback.cluster.messages import CallMessage, Event, Outcome, decode_call, encode
+from thornback.tools.context import ToolContext
+from thornback.tools.definition import Tool
+from thornback.tools.runner import run
 
 
 class FakeClock:
@@ -61,3 +65,34 @@ class FakeHandle:
         self.sent.append(call)
         self.on_send(call)
         return self.streams[len(self.sent) - 1]
+
+
+class FakePool:
+    """A pool that runs its tools in this process, as a tool host would."""
+
+    def __init__(self, name: str, tools: dict[str, Tool]) -> None:
+        self.name = name
+        self._tools = tools
+        self.calls: list[CallMessage] = []
+
+    async def call(self, message: CallMessage, emit: Callable[[Event], None]) -> Outcome:
+        self.calls.append(message)
+        loop = asyncio.get_running_loop()
+
+        # Plain functions report from their thread; a host's messages arrive on the loop.
+        def arrive(event: Event) -> None:
+            loop.call_soon_threadsafe(emit, event)
+
+        context = ToolContext.of(message, arrive)
+        return await run(self._tools[message.tool], message.arguments, context)
+
+
+class FakePools:
+    """Pools in this process, by name; all of them run the same tools."""
+
+    def __init__(self, tools: Iterable[Tool]) -> None:
+        self._tools = {tool.name: tool for tool in tools}
+        self._pools: dict[str, FakePool] = {}
+
+    def get(self, entry: PoolEntry) -> FakePool:
+        return self._pools.setdefault(entry.name, FakePool(entry.name, self._tools))
