@@ -34,7 +34,7 @@ def test_a_key_names_its_caller(header: str) -> None:
 
 @pytest.mark.parametrize("header", REFUSALS)
 def test_every_other_header_gets_one_and_the_same_refusal(header: str | None) -> None:
-    with pytest.raises(HttpRefusal, match="^A valid bearer key is required$") as refused:
+    with pytest.raises(HttpRefusal, match=r"^A valid bearer key is required$") as refused:
         BOOK.caller_of(header, anonymous=False)
     assert refused.value.status == 401
     assert refused.value.headers["WWW-Authenticate"].startswith("Bearer realm=")
