@@ -24,7 +24,7 @@ from google.genai._mcp_utils import agent_platform_to_gemini_tool, mcp_to_gemini
 from openai.lib._pydantic import _ensure_strict_json_schema
 
 import thornback.tools
-from thornback.tools import Tool, tools_of
+from thornback.tools import Tool, problems, tools_of
 
 WRITTEN_TO_BE_REFUSED = {"json_schema_2020_12_tool"}
 """What the conformance suite wants listed and no model is meant to call."""
@@ -78,6 +78,11 @@ def closed(node: Any, *, all_required: bool) -> Any:
 
 def test_the_shipped_tools_are_found() -> None:
     assert {"text_stats", "test_simple_text"} <= {shipped.name for shipped in TOOLS}
+
+
+@every_tool
+def test_every_parameter_of_a_shipped_tool_is_described_by_its_author(shipped: Tool) -> None:
+    assert problems(shipped) == []
 
 
 @every_tool
