@@ -26,8 +26,13 @@ from thornback.deployments.module_source import source_of, tools_in_source
 from thornback.deployments.serve_config import PoolPlan
 
 CAUSE_CHARS = 300
+TOGETHER_S = 20.0
+"""Seconds that the modules of several pools may take in one process."""
 ENVIRONMENT = "runtime_env"
 """What a broken pool names as its failed module where its environment could not be made."""
+
+_UNSEEN = ("THORNBACK_POOL", "THORNBACK_CODE")
+"""Variables that tell pools apart and are nothing to a module that is imported."""
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -57,32 +62,78 @@ def findings_key(plan: PoolPlan) -> str:
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
 
 
-def begin_discovery(plan: PoolPlan) -> ray.ObjectRef[bytes]:
-    """Start the task that imports a pool's modules."""
-    task = ray.remote(num_cpus=0, max_retries=1, max_calls=1)(import_modules)
-    options = plan.config.ray_actor_options
-    found: ray.ObjectRef[bytes] = task.options(
-        name=f"thornback-discovery-{plan.name}",
-        runtime_env=plan.runtime_env,
-        label_selector=options.label_selector,
-    ).remote(plan.name, plan.config.tools)
+def discover(plans: list[PoolPlan]) -> dict[str, Findings]:
+    """Find the tools of pools, all at once. Blocks; the pools' import time limits bound it."""
+    found: dict[str, Findings] = {}
+    for together in alike(plans):
+        found |= _discover_together(together)
+    alone = {plan.name: begin_discovery(plan) for plan in plans if plan.name not in found}
+    for plan in plans:
+        if plan.name in alone:
+            found[plan.name] = await_discovery(alone[plan.name], plan)
     return found
 
 
-def import_modules(pool: str, modules: list[str]) -> bytes:
-    """Import modules and say what tools they declare; runs in the pool's environment."""
+def alike(plans: list[PoolPlan]) -> list[list[PoolPlan]]:
+    """Groups of two and more pools whose environments differ in nothing that an import sees."""
+    groups: dict[str, list[PoolPlan]] = {}
+    for plan in plans:
+        variables = plan.runtime_env["env_vars"]
+        seen = {key: value for key, value in variables.items() if key not in _UNSEEN}
+        options = plan.config.ray_actor_options
+        facts = [{**plan.runtime_env, "env_vars": seen}, options.label_selector]
+        key = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
+        groups.setdefault(key, []).append(plan)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _discover_together(plans: list[PoolPlan]) -> dict[str, Findings]:
+    """Import the modules of like pools in one process, which is cheaper than one for each.
+
+    Nothing for any of them if that goes wrong: then each gets a process and a time of its own, so
+    that one pool cannot take another down.
+    """
+    task = begin_discovery(plans[0], {plan.name: plan.config.tools for plan in plans})
+    limit_s = min(TOGETHER_S, *(plan.config.import_timeout_s for plan in plans))
+    try:
+        answers: dict[str, bytes] = ray.get(task, timeout=limit_s)
+    except (GetTimeoutError, RayError):
+        ray.cancel(task, force=True)
+        return {}
+    return {name: decode_findings(answer) for name, answer in answers.items()}
+
+
+def begin_discovery(
+    plan: PoolPlan, modules: dict[str, list[str]] | None = None
+) -> ray.ObjectRef[dict[str, bytes]]:
+    """Start the task that imports a pool's modules, or those of several, in its environment."""
+    task = ray.remote(num_cpus=0, max_retries=1, max_calls=1)(import_modules)
+    options = plan.config.ray_actor_options
+    found: ray.ObjectRef[dict[str, bytes]] = task.options(
+        name=f"thornback-discovery-{plan.name}",
+        runtime_env=plan.runtime_env,
+        label_selector=options.label_selector,
+    ).remote(modules or {plan.name: plan.config.tools})
+    return found
+
+
+def import_modules(pools: dict[str, list[str]]) -> dict[str, bytes]:
+    """Import the modules of pools and say what tools they declare; runs in their environment."""
     from thornback.deployments.tool_modules import load
 
-    loaded = load(modules)
-    tools = [tool.spec(pool) for tool in loaded.tools.values()]
-    return msgspec.json.encode(Findings(tools, loaded.broken))
+    found = {}
+    for pool, modules in pools.items():
+        loaded = load(modules)
+        tools = [tool.spec(pool) for tool in loaded.tools.values()]
+        found[pool] = msgspec.json.encode(Findings(tools, loaded.broken))
+    return found
 
 
-def await_discovery(task: ray.ObjectRef[bytes], plan: PoolPlan) -> Findings:
+def await_discovery(task: ray.ObjectRef[dict[str, bytes]], plan: PoolPlan) -> Findings:
     """Wait for the task, no longer than the pool's import time limit."""
     limit_s = plan.config.import_timeout_s
     try:
-        return decode_findings(ray.get(task, timeout=limit_s))
+        return decode_findings(ray.get(task, timeout=limit_s)[plan.name])
     except GetTimeoutError:
         ray.cancel(task, force=True)
         why = f"importing did not finish within {limit_s:g} s (import_timeout_s)"

@@ -258,13 +258,19 @@ def _register(
     from thornback.deployments.discovery import catalog_entries, refuse_doubled
     from thornback.deployments.registration import find_tools, register_config, register_pools
 
-    registry = BlockingRegistryClient(start_registry(config.namespace, config.state_path))
-    blobs = start_blobs(config.namespace, config.state_path)
     entries, contents = config_entries(config)
-    asyncio.run(blobs.put_missing(contents))
-    tell("looking for tools")
-    loose = plan_modules(config, VERSION)
-    findings = find_tools(registry, [*plans, *loose])
+
+    def put_contents() -> None:
+        blobs = start_blobs(config.namespace, config.state_path)
+        asyncio.run(blobs.put_missing(contents))
+
+    with ThreadPoolExecutor(1, "contents") as beside:
+        stored = beside.submit(put_contents)
+        registry = BlockingRegistryClient(start_registry(config.namespace, config.state_path))
+        tell("looking for tools")
+        loose = plan_modules(config, VERSION)
+        findings = find_tools(registry, [*plans, *loose])
+        stored.result()  # before the catalog names what it stored
     plans = [
         *plans,
         *(

@@ -20,9 +20,8 @@ from thornback.deployments.contents import ConfigEntry, stale_keys
 from thornback.deployments.discovery import (
     Discovered,
     Findings,
-    await_discovery,
-    begin_discovery,
     decode_findings,
+    discover,
     findings_key,
 )
 from thornback.deployments.serve_config import PoolPlan
@@ -38,23 +37,19 @@ class _Noted(msgspec.Struct, frozen=True):
 def find_tools(registry: BlockingRegistryClient, plans: list[PoolPlan]) -> dict[str, Findings]:
     """What tools each pool has; asked of the pools' environments only where it is not known."""
     known: dict[str, Findings] = {}
-    tasks = {}
     for plan in plans:
         noted = registry.noted(_NOTES, plan.name)
         note = msgspec.json.decode(noted, type=_Noted) if noted else None
         if note is not None and note.key == findings_key(plan):
             known[plan.name] = decode_findings(bytes(note.findings))
-        else:
-            tasks[plan.name] = begin_discovery(plan)
-    for plan in plans:
-        if plan.name in tasks:
-            findings = await_discovery(tasks[plan.name], plan)
-            known[plan.name] = findings
-            if not findings.broken:  # what failed may work when it is tried again
-                raw = msgspec.Raw(msgspec.json.encode(findings))
-                note = _Noted(findings_key(plan), raw)
-                registry.note(_NOTES, plan.name, msgspec.json.encode(note))
-    return known
+    unknown = [plan for plan in plans if plan.name not in known]
+    found = discover(unknown)
+    for plan in unknown:
+        findings = found[plan.name]
+        if not findings.broken:  # what failed may work when it is tried again
+            note = _Noted(findings_key(plan), msgspec.Raw(msgspec.json.encode(findings)))
+            registry.note(_NOTES, plan.name, msgspec.json.encode(note))
+    return known | found
 
 
 def register_pools(

@@ -5,10 +5,11 @@ import msgspec
 import pytest
 
 from thornback.cluster.catalog import ToolSpec, content_hash_of
-from thornback.cluster.config import ClusterConfig, parse_config
+from thornback.cluster.config import ClusterConfig, PoolConfig, parse_config
 from thornback.cluster.errors import ConfigError
 from thornback.deployments.discovery import (
     Findings,
+    alike,
     ask_of,
     catalog_entries,
     decode_findings,
@@ -84,10 +85,11 @@ def test_our_own_and_unknown_modules_need_no_directory(tmp_path: Path) -> None:
 
 
 def test_what_a_module_declares_survives_the_way_back() -> None:
-    findings = decode_findings(import_modules("p", ["thornback.tools.benchmark", "no_such"]))
+    found = import_modules({"p": ["thornback.tools.benchmark", "no_such"], "q": ["no_such"]})
+    findings = decode_findings(found["p"])
     echo = next(spec for spec in findings.tools if spec.name == "echo")
     assert echo.content_hash == content_hash_of(echo)
-    assert list(findings.broken) == ["no_such"]
+    assert list(findings.broken) == list(decode_findings(found["q"]).broken) == ["no_such"]
 
 
 def test_a_pool_goes_into_the_catalog_whole(tmp_path: Path) -> None:
@@ -120,6 +122,22 @@ def test_findings_are_kept_until_environment_or_code_change(tmp_path: Path) -> N
     changed = findings_key(plan_of(config_of(tmp_path)))
     other = findings_key(plan_of(config_of(tmp_path, pool={"runtime_env": {"pip": ["x"]}})))
     assert len({key, changed, other}) == 3
+
+
+def test_only_pools_of_like_environment_share_a_process(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    pools = {
+        "a": {},
+        "b": {"max_ongoing_requests": 3},
+        "c": {"runtime_env": {"pip": ["x"]}},
+        "d": {"runtime_env": {"env_vars": {"TOKEN": "x"}}},
+        "e": {"threads": 2},
+    }
+    plans = [
+        plan_pool(config, name, PoolConfig(tools=[f"m_{name}"], **extra), version="1")
+        for name, extra in pools.items()
+    ]
+    assert [[plan.name for plan in group] for group in alike(plans)] == [["a", "b"]]
 
 
 def test_each_tool_version_of_a_loose_module_gets_a_pool(tmp_path: Path) -> None:
