@@ -164,7 +164,7 @@ class _Flight:
         self._emit = emit
         self._state: State = "queued"
         self._said_waiting = False
-        self._why = "no host took the call"
+        self._waits = Starting("no host took the call")
         self._verdict: Unavailable | None = None
         """Why the call will never be admitted, once that is known."""
         self._asking: asyncio.Task[None] | None = None
@@ -203,7 +203,7 @@ class _Flight:
                 diagnosis = diagnose(pool.entry, await pool._facts.now())
                 if not isinstance(diagnosis, Starting):
                     raise diagnosis from None
-                self._say_waiting(diagnosis.why)
+                self._say_waiting(diagnosis)
                 await asyncio.sleep(RESEND_S)
             except Exception as error:
                 # Whatever else: Serve replays what no replica accepted, so the host had the call.
@@ -254,21 +254,24 @@ class _Flight:
                 self._verdict = diagnosis
                 task.cancel()
                 return
-            self._say_waiting(diagnosis.why)
+            self._say_waiting(diagnosis)
             await asyncio.sleep(PATIENCE_S)
 
-    def _say_waiting(self, why: str) -> None:
-        self._why = why
+    def _say_waiting(self, diagnosis: Starting) -> None:
+        self._waits = diagnosis
         if self._message.progress and not self._said_waiting:
             self._said_waiting = True
-            text = f"waiting for a replica of pool {self._pool.name} to start: {why}"
+            until = "have room" if diagnosis.busy else "start"
+            text = f"waiting for a replica of pool {self._pool.name} to {until}: {diagnosis.why}"
             self._emit(Progress(WIRE_VERSION, 0.0, None, text))
 
-    def too_late(self) -> NoReplica | ToolTimeout:
+    def too_late(self) -> Unavailable | ToolTimeout:
         """What the deadline means, from how far the call came."""
-        if self._state in ("queued", "sent"):
-            return NoReplica(self._pool.name, self._why, RETRY_AFTER_S)
-        return ToolTimeout(self._message.tool, self._message.remaining_s)
+        if self._state not in ("queued", "sent"):
+            return ToolTimeout(self._message.tool, self._message.remaining_s)
+        if self._waits.busy:
+            return Overloaded(self._pool.name, RETRY_AFTER_S)
+        return NoReplica(self._pool.name, self._waits.why, RETRY_AFTER_S)
 
 
 async def _close(stream: Stream, unanswered: bool) -> None:

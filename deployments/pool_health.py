@@ -65,6 +65,8 @@ class Starting(msgspec.Struct, frozen=True):
 
     why: str
     """In words, for one who waits."""
+    busy: bool = False
+    """Whether it has replicas, and none of them takes calls now."""
 
 
 Diagnosis = PoolInfeasible | PoolBroken | Starting
@@ -99,12 +101,14 @@ def diagnose(entry: PoolEntry, facts: Facts) -> Diagnosis:
         return PoolBroken(
             entry.name, entry.failed_module or "its modules", entry.cause or "unknown"
         )
+    application = facts.applications.get(entry.application)
+    if application is not None and (running := application.replicas.get("RUNNING")):
+        return Starting(f"none of its {running} replicas takes calls now", busy=True)
     if infeasible := explain(entry.name, entry.ask, facts.nodes):
         return infeasible
-    application = facts.applications.get(entry.application)
     if application is None:
         return Starting("it is not deployed yet")
-    if application.failed and not application.replicas.get("RUNNING"):
+    if application.failed:
         return PoolBroken(entry.name, "its deployment", cause_in(application.message))
     if busy := _lacking(entry.ask, facts.free):
         return Starting(f"there is no room: a replica asks for {busy}")

@@ -34,7 +34,7 @@ from thornback.cluster.messages import (
 from thornback.cluster.principals import Principal
 from thornback.deployments import dispatch
 from thornback.deployments.dispatch import Pools, refusal
-from thornback.deployments.pool_health import ClusterFacts, Facts, Node
+from thornback.deployments.pool_health import ApplicationFacts, ClusterFacts, Facts, Node
 
 ACK = Acknowledged(WIRE_VERSION, "replica-1", 1)
 DONE = Complete(WIRE_VERSION, b"{}", False)
@@ -170,6 +170,14 @@ def test_a_call_that_nobody_took_by_its_deadline_had_no_replica() -> None:
     assert isinstance(late, NoReplica)
     assert late.why == "it is not deployed yet"
     assert stream.cancelled
+
+
+def test_a_call_that_waited_for_busy_replicas_until_its_deadline_met_an_overload() -> None:
+    running = {POOL.application: ApplicationFacts("RUNNING", replicas={"RUNNING": 2})}
+    handle = FakeHandle(FakeStream([], hangs=True))
+    message = msgspec.structs.replace(CALL, remaining_s=0.2)
+    late = failure(handle, message=message, facts=Facts(BIG.nodes, applications=running))
+    assert isinstance(late, Overloaded)
 
 
 def test_cancelling_the_caller_cancels_the_stream() -> None:

@@ -109,6 +109,12 @@ def test_a_pool_whose_replica_was_killed_is_starting_although_serve_calls_it_unh
     )
 
 
+def test_a_pool_whose_replicas_run_is_busy_and_neither_broken_nor_infeasible() -> None:
+    entry = msgspec.structs.replace(POOL, ask={"GPU": 1.0})
+    found = diagnose(entry, facts("RUNNING", failed=True, RUNNING=2))
+    assert found == Starting("none of its 2 replicas takes calls now", busy=True)
+
+
 def test_a_pool_that_waits_for_room_says_what_is_missing() -> None:
     entry = msgspec.structs.replace(POOL, ask={"CPU": 2.0})
     found = diagnose(entry, facts())
