@@ -5,20 +5,28 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import ray
 
+from thornback.cluster.actors import connect, start_registry
 from thornback.cluster.blob_actor import (
     CHUNK_BYTES,
     CONTENTS,
     INLINE_BYTES,
     BlobClient,
     start_blobs,
+    stop_blobs,
 )
 from thornback.cluster.errors import ContentDamaged, ContentUnavailable, StoreError
+from thornback.cluster.principals import Caller, Principal
 from thornback.cluster.resources import ContentFiles, sha256_of
+from thornback.deployments.clock import SystemClock
+from thornback.deployments.contents import ContentReader
+from thornback.deployments.mirror import CatalogMirror
+from thornback.deployments.uploads import Uploads
 
 NAMESPACE = "thornback.contents-test"
 SMALL = b"small"
@@ -152,3 +160,39 @@ def test_damage_on_disk_is_told_as_that_and_never_as_bytes(
         assert await blobs.get(sha256) is None
 
     asyncio.run(scenario())
+
+
+def test_what_is_uploaded_through_one_gateway_outlives_every_actor_and_is_read_through_another(
+    blobs: BlobClient, state_dir: Path
+) -> None:
+    ann = Caller(Principal("default", "ann"))
+    start_registry(NAMESPACE, state_dir)
+
+    @asynccontextmanager
+    async def gateway() -> AsyncIterator[Uploads]:
+        mirror = CatalogMirror(connect(NAMESPACE), SystemClock())
+        await mirror.start()
+        client = BlobClient(NAMESPACE)
+        reader = ContentReader(client)
+        try:
+            yield Uploads(mirror, connect(NAMESPACE), client, reader, anonymous=False)
+        finally:
+            await mirror.stop()
+
+    async def scenario() -> None:
+        async with gateway() as one:
+            spec = await one.upload(ann, sha256_of(LARGE), {"name": "large"}, _chunks(LARGE))
+            os.kill((await connect(NAMESPACE).info()).pid, signal.SIGKILL)
+            await _kill(blobs)
+            assert await one.download(ann, sha256_of(LARGE)) == (spec, LARGE)
+        async with gateway() as other:
+            assert await other.download(ann, sha256_of(LARGE)) == (spec, LARGE)
+
+    asyncio.run(scenario())
+
+
+def test_contents_are_there_after_down_and_up(blobs: BlobClient, state_dir: Path) -> None:
+    sha256 = asyncio.run(blobs.put(b"kept"))
+    stop_blobs(NAMESPACE)
+    start_blobs(NAMESPACE, state_dir)
+    assert asyncio.run(blobs.get(sha256)) == b"kept"  # a client finds the new actor by its name
