@@ -103,4 +103,7 @@ async def send_answer(send: Send, answer: Answer) -> None:
 
 
 def _event(data: bytes) -> bytes:
-    return b"event: message\r\ndata: " + data + b"\r\n\r\n"
+    # JSON of ours is one line; a schema that its author wrote by hand is published as it was
+    # written, and a bare line break would end the event in its middle.
+    lines = b"\r\ndata: ".join(data.splitlines())
+    return b"event: message\r\ndata: " + lines + b"\r\n\r\n"
