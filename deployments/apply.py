@@ -59,6 +59,24 @@ def refuse_conflicts(running: Running, applications: list[dict[str, Any]]) -> No
             )
 
 
+def refuse_address(config: ClusterConfig, details: dict[str, Any]) -> None:
+    """Refuse a Serve that listens elsewhere than the config says: that cannot be changed later.
+
+    Raises:
+        LaunchError: with both addresses.
+    """
+    options = details.get("http_options") or {}
+    host, port = options.get("host"), options.get("port")
+    wanted = config.gateway
+    if port is None or (host, port) == (wanted.host, wanted.port):
+        return
+    raise LaunchError(
+        f"Ray Serve on this cluster listens on {host}:{port}, and the config says "
+        f"{wanted.host}:{wanted.port}; it cannot move while it runs. Write that address into "
+        "gateway.host and gateway.port, or take Serve down first (`thornback down`)"
+    )
+
+
 def apply_applications(
     dashboard: Dashboard,
     config: ClusterConfig,
@@ -80,7 +98,10 @@ def apply_applications(
     Raises:
         LaunchError: if Serve refuses, or an application of others is in the way.
     """
-    before = running_applications(config, dashboard.serve_details())
+    details = dashboard.serve_details()
+    before = running_applications(config, details)
+    if applications:
+        refuse_address(config, details)
     refuse_conflicts(before, applications)
     if keep:
         named = {app["name"] for app in applications}

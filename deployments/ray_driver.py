@@ -44,13 +44,12 @@ def join(cluster: ClusterFile) -> None:
 
 def _read_environment_again() -> None:
     """Ray read it when it was imported, which may have been before `announce`."""
+    from ray import _raylet
     from ray._private import ray_constants
-    from ray._raylet import Config
 
-    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(
-        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not ray_constants.IS_WINDOWS_OR_OSX
-    )
-    Config.initialize("")
+    one_machine = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR) == "0"
+    ray_constants.ENABLE_RAY_CLUSTER = not one_machine
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]
 
 
 def leave() -> None:

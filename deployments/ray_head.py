@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 from ray._private import node, parameter, ray_constants, services
 
 from thornback.deployments.ports import Ports
 
 DASHBOARD_MODULES = "ServeHead"
+DASHBOARD_NICENESS = 5
 
 
 class HeadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,9 @@ def start(options: HeadOptions) -> dict[str, int]:
             command = [*command, f"--modules-to-load={DASHBOARD_MODULES}"]
         info = start_process(command, process_type, *args, **kwargs)
         pids[process_type] = info.process.pid
+        if process_type == ray_constants.PROCESS_TYPE_DASHBOARD:
+            # The raylet gives its agents 15 s to start, and all of them start at the same time.
+            psutil.Process(info.process.pid).nice(DASHBOARD_NICENESS)
         return info
 
     services.start_ray_process = start_and_note

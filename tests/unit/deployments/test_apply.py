@@ -22,6 +22,7 @@ class FakeServe:
         self.imperative = imperative
         self.puts = 0
         self.lose_once: str | None = None
+        self.address: dict[str, Any] = {"host": "127.0.0.1", "port": 8000}
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.headers.get("Authorization") != "Bearer token":
@@ -43,7 +44,7 @@ class FakeServe:
                 "route_prefix": self.imperative,
                 "deployed_app_config": None,
             }
-        return httpx.Response(200, json={"applications": running})
+        return httpx.Response(200, json={"applications": running, "http_options": self.address})
 
     def dashboard(self, token: str = "token") -> Dashboard:
         return Dashboard("http://dashboard", token, transport=httpx.MockTransport(self))
@@ -87,6 +88,14 @@ def test_an_application_of_others_that_was_lost_is_put_back() -> None:
 )
 def test_a_route_that_somebody_has_is_not_taken(serve: FakeServe) -> None:
     with pytest.raises(LaunchError, match="already has the route '/'"):
+        apply_applications(serve.dashboard(), CONFIG, [OURS])
+    assert serve.puts == 0
+
+
+def test_a_serve_that_listens_elsewhere_is_not_taken_for_ours() -> None:
+    serve = FakeServe()
+    serve.address = {"host": "0.0.0.0", "port": 8000}
+    with pytest.raises(LaunchError, match=r"listens on 0\.0\.0\.0:8000.*says 127\.0\.0\.1:8000"):
         apply_applications(serve.dashboard(), CONFIG, [OURS])
     assert serve.puts == 0
 
