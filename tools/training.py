@@ -7,6 +7,7 @@ columns, fitting and scoring are functions of arrays; the tool itself only arran
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 try:
     import sklearn  # noqa: F401 -- a missing extra is reported when the module is imported
+    import threadpoolctl
 except ImportError as error:
     raise ImportError(
         'train_evaluate needs scikit-learn: pip install "thornback[learn]"'
@@ -170,7 +172,9 @@ def train_evaluate(
     decided = decide_task(task, types[target], answer.column(target))
     table = prepare(answer, decided)
     _check_folds(table, decided, folds)
-    evaluation = _cross_validated(table, decided, folds, seed, ctx)
+    # OpenMP's threads wait by spinning: more of them than free cores makes fitting a crawl.
+    with threadpoolctl.threadpool_limits(int(os.environ.get("THORNBACK_THREADS", "1"))):
+        evaluation = _cross_validated(table, decided, folds, seed, ctx)
     evaluation.dataset, evaluation.target = dataset, target
     return evaluation
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from thornback.cluster.messages import Event, Partial, Progress
 from thornback.tools import ToolContext, datasets, queries
 

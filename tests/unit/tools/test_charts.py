@@ -4,6 +4,7 @@ import struct
 from typing import Any
 
 import pytest
+
 from thornback.tools import Image, ToolFailure, charts
 
 from .conftest import Recorded

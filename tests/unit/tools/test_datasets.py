@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from thornback.tools import ToolFailure, datasets
 
 Register = Callable[..., None]

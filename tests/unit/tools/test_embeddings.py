@@ -12,6 +12,7 @@ import jsonschema_rs
 import msgspec
 import numpy as np
 import pytest
+
 from thornback.tools import ToolResult, embeddings
 from thornback.tools.context import CallCancelled
 from thornback.tools.definition import tool_of

@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 import pytest
+
 from thornback.tools import ToolFailure, ToolResult, queries, sql
 from thornback.tools.definition import tool_of
 
@@ -64,9 +65,12 @@ def test_rows_travel_before_the_query_is_done(ask: Ask) -> None:
         "SELECT CASE WHEN i < 4096 THEN 0 ELSE length(repeat('x', 1000000 + i::INT)) END "
         "FROM range(1000000) t(i)"
     )
-    worker = threading.Thread(
-        target=lambda: pytest.raises(ToolFailure, ask, slow, call, max_rows=10_000)
-    )
+
+    def run() -> None:
+        with pytest.raises(ToolFailure):
+            ask(slow, call, max_rows=10_000)
+
+    worker = threading.Thread(target=run)
     worker.start()
     assert arrived.wait(20)
     call.ctx.cancel()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from thornback.tools import ToolFailure, queries, query_process, sql
 
 from .conftest import Recorded

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+
 from thornback.tools import ToolFailure, tables
 
 from .conftest import Recorded

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from thornback.tools import ToolFailure, queries, training
 from thornback.tools.context import CallCancelled
 
