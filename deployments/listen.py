@@ -35,7 +35,7 @@ _UPDATED = "notifications/resources/updated"
 
 
 @dataclass(eq=False)
-class _Stream:
+class Stream:
     """One listener, and what it has not been told yet."""
 
     caller: Caller
@@ -51,7 +51,7 @@ class Listening:
     """The open listen streams of one gateway."""
 
     def __init__(self) -> None:
-        self._streams: set[_Stream] = set()
+        self._streams: set[Stream] = set()
         self._held: Counter[Principal] = Counter()
         self._closing = False
 
@@ -85,14 +85,14 @@ class Listening:
 
     def changed(self, old: Catalog, new: Catalog) -> None:
         """Take note of a change of the catalog; called on the event loop."""
-        changes = {space: _changed_keys(old, new, space) for space in _WATCHED}
         gone = _changed_keys(old, new, "principals")
+        changes = _changes(old, new)
         for stream in list(self._streams):
             if stream.caller.principal.name in gone:
                 # What this key may see is no longer what it was, if it is still a key at all.
                 self._end(stream)
                 continue
-            _note(stream, old, new, changes)
+            note(stream, old, new, changes)
             if stream.due or stream.due_uris:
                 stream.wake.set()
 
@@ -103,11 +103,11 @@ class Listening:
             self._end(stream)
 
     @staticmethod
-    def _end(stream: _Stream) -> None:
+    def _end(stream: Stream) -> None:
         stream.over = True
         stream.wake.set()
 
-    def _stream_for(self, exchange: Exchange) -> _Stream:
+    def _stream_for(self, exchange: Exchange) -> Stream:
         caller = exchange.caller
         full = (
             len(self._streams) >= MAX_STREAMS
@@ -121,7 +121,7 @@ class Listening:
         uris = list(asked.get("resourceSubscriptions") or ())[:MAX_URIS]
         # A URI that does not exist and one that is not for this caller look the same.
         seen = (uri for uri in uris if exchange.catalog.get("resources", uri, caller) is not None)
-        return _Stream(caller, kinds, frozenset(seen))
+        return Stream(caller, kinds, frozenset(seen))
 
 
 _WATCHED: tuple[Space, ...] = ("tools", "prompts", "resources", "templates")
@@ -134,8 +134,22 @@ def _changed_keys(old: Catalog, new: Catalog, space: Space) -> set[str]:
     return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
 
-def _note(stream: _Stream, old: Catalog, new: Catalog, changes: Mapping[Space, set[str]]) -> None:
-    """Mark what this stream is to be told, by what its caller saw before and sees now."""
+def _changes(old: Catalog, new: Catalog) -> dict[Space, set[str]]:
+    return {space: _changed_keys(old, new, space) for space in _WATCHED}
+
+
+def note(
+    stream: Stream,
+    old: Catalog,
+    new: Catalog,
+    changes: Mapping[Space, set[str]] | None = None,
+) -> None:
+    """Mark what this stream is to be told, by what its caller saw before and sees now.
+
+    Args:
+        changes: Keys of the entries that differ, where they were found already.
+    """
+    changes = _changes(old, new) if changes is None else changes
     caller = stream.caller
     if "toolsListChanged" in stream.kinds:
         names = {_tool_name(old, new, key) for key in changes["tools"]}
@@ -178,7 +192,7 @@ def _listed(catalog: Catalog, name: str, caller: Caller) -> ToolSpec | None:
     return spec if spec is not None and spec.visibility == "listed" else None
 
 
-def _tell(stream: _Stream, exchange: Exchange, meta: Mapping[str, Any]) -> None:
+def _tell(stream: Stream, exchange: Exchange, meta: Mapping[str, Any]) -> None:
     for kind in sorted(stream.due):
         exchange.notify(_NOTIFICATIONS[kind], {"_meta": meta})
     for uri in sorted(stream.due_uris):

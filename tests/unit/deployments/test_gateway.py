@@ -1,0 +1,99 @@
+"""The application around the endpoints, and the reply that they write."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from thornback.cluster.catalog import Catalog
+from thornback.deployments.gateway import Gateway, GatewayApp
+from thornback.deployments.replies import MAX_WAITING_NOTIFICATIONS, Answer, Reply
+
+
+class Front:
+    """What an ASGI server sees of an application."""
+
+    def __init__(self, *received: str) -> None:
+        self._received = [{"type": kind} for kind in received]
+        self.sent: list[dict[str, Any]] = []
+
+    async def receive(self) -> dict[str, Any]:
+        return self._received.pop(0) if self._received else {"type": "http.request"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+class NoCatalog:
+    catalog = Catalog.empty()
+
+
+async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "endpoint", "path": scope["path"]})
+
+
+def app_that(stops: Any = lambda: None) -> GatewayApp:
+    return GatewayApp(endpoint, endpoint, NoCatalog(), stops)
+
+
+def sent_for(**scope: Any) -> Front:
+    front = Front()
+    asyncio.run(app_that()(scope, front.receive, front.send))
+    return front
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/healthz", 200), ("/readyz", 503), ("/", 404), ("/mcp/x", 404)]
+)
+def test_what_is_no_endpoint_is_answered_in_json(path: str, status: int) -> None:
+    front = sent_for(type="http", path=path, method="GET", headers=[])
+    assert front.sent[0]["status"] == status
+    assert (b"content-type", b"application/json") in front.sent[0]["headers"]
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/resources/sha256/ab"])
+def test_endpoints_answer_for_themselves(path: str) -> None:
+    assert sent_for(type="http", path=path).sent == [{"type": "endpoint", "path": path}]
+
+
+def test_a_websocket_is_refused() -> None:
+    assert sent_for(type="websocket", path="/mcp").sent[0]["type"] == "websocket.close"
+
+
+def test_streams_are_told_when_the_gateway_stops() -> None:
+    stopped: list[bool] = []
+    front = Front("lifespan.startup", "lifespan.shutdown")
+    app = app_that(lambda: stopped.append(True))
+    asyncio.run(app({"type": "lifespan"}, front.receive, front.send))
+    kinds = [message["type"] for message in front.sent]
+    assert kinds == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert stopped == [True]
+
+
+def test_a_gateway_is_made_from_what_the_config_renders() -> None:
+    async def made() -> bool:
+        gateway = Gateway("thornback.test", anonymous=True, gateway={"port": 8000})
+        await gateway.check_health()
+        return await gateway.cancel("session", 1)
+
+    assert asyncio.run(made()) is False
+
+
+def test_a_slow_reader_loses_the_oldest_notifications_and_never_the_answer() -> None:
+    async def replied() -> bytes:
+        front = Front()
+        reply = Reply(front.send)
+        for number in range(MAX_WAITING_NOTIFICATIONS + 10):
+            reply.notify("n", {"number": number})
+        await reply.finish(Answer(200, b'{"result":{}}'))
+        return front.body
+
+    body = asyncio.run(replied())
+    assert body.count(b"event: message") == MAX_WAITING_NOTIFICATIONS + 1
+    assert b'"number":9}' not in body
+    assert b'"number":10}' in body
+    assert body.endswith(b'data: {"result":{}}\r\n\r\n')
