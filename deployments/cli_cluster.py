@@ -216,9 +216,14 @@ def _target(target: str | None) -> tuple[ClusterFile, ClusterConfig]:
     from thornback.deployments.cli_target import cluster_here
     from thornback.deployments.cluster_file import cluster_of, find_cluster
 
-    named = find_cluster(target) if target is not None else cluster_here(None)
+    named = cluster_here(None) if target is None else find_cluster(target)
     if named is None and target is not None:
-        config = read_config(target)
+        try:
+            config = read_config(target)
+        except ConfigError as error:
+            if Path(target).suffix:  # meant as a file
+                raise
+            raise ClusterNotRunning(f"no cluster called {target} runs here") from error
         named = cluster_of(config)
         if named is None:
             raise ClusterNotRunning(f"{config.name} does not run")

@@ -31,8 +31,9 @@ DATA_PATH: Mapping[str, str] = {
 FRONT_HEALTH: Mapping[str, str] = {
     # Its first start competes with every other process of the cluster for the machine.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "1",
+    # Three failures in a row are death; a check that is merely late must not be one.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.4",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
 }
 """What makes a killed front door come back in seconds."""
 

@@ -34,6 +34,8 @@ from thornback.deployments.private_files import make_private_dir, write_private
 from thornback.deployments.process_site import write_site
 
 START_TIMEOUT_S = 90.0
+GRACE_S = 2.0
+"""What is durable was synced when it was acknowledged; nobody has anything to finish."""
 LOG_NAME = "ray_head.log"
 
 
@@ -172,7 +174,7 @@ def our_processes(temp_dir: Path, pids: Mapping[str, int]) -> list[psutil.Proces
     return list(found.values())
 
 
-def stop_processes(temp_dir: Path, pids: Mapping[str, int], grace_s: float = 5.0) -> int:
+def stop_processes(temp_dir: Path, pids: Mapping[str, int], grace_s: float = GRACE_S) -> int:
     """End the Ray in `temp_dir`: asked first, killed after `grace_s`. Returns how many there were.
 
     Raises:
