@@ -7,6 +7,7 @@ name that a caller chose is cut and cannot begin a line of its own. Read by `acc
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import asdict, dataclass
 
 import msgspec
@@ -42,3 +43,20 @@ def write_access(record: AccessRecord) -> None:
     fields["method"], fields["name"] = shown(record.method), shown(record.name)
     fields["duration_ms"] = round(record.duration_ms, 2)
     logger.info("%s", msgspec.json.encode(fields).decode())
+
+
+def log_to_output() -> None:
+    """Send what this process logs to its output, which Ray keeps in files.
+
+    Ray Serve gives handlers to its own loggers alone, and without one a line below `WARNING` goes
+    nowhere. Access records stand alone on their lines; everything else says when and from where.
+    """
+    access = logging.StreamHandler(sys.stdout)
+    access.setFormatter(logging.Formatter("%(message)s"))
+    others = logging.StreamHandler(sys.stderr)
+    others.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name, handler in (("thornback.access", access), ("thornback", others)):
+        configured = logging.getLogger(name)
+        configured.setLevel(logging.INFO)
+        configured.propagate = False
+        configured.handlers = [handler]

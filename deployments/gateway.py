@@ -21,6 +21,7 @@ from thornback.cluster.actors import connect
 from thornback.cluster.blob_actor import BlobClient
 from thornback.cluster.config import GatewayConfig
 from thornback.cluster.protocol import RpcId
+from thornback.deployments.access_log import log_to_output
 from thornback.deployments.clock import Clock, SystemClock
 from thornback.deployments.content_endpoint import PATH as CONTENT_PATH
 from thornback.deployments.content_endpoint import ContentEndpoint
@@ -197,6 +198,7 @@ class Gateway:
 
     async def __serve_build_asgi_app__(self) -> GatewayApp:
         """Called by Serve in the replica, before it takes requests."""
+        log_to_output()
         await self._mirror.start(FIRST_CATALOG_S)
         self._mirror.on_change(self._listening.changed)
         pools = Pools(self._clock)

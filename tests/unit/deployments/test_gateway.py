@@ -1,11 +1,15 @@
 """The application around the endpoints, and the reply that they write."""
 
 import asyncio
+import json
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from thornback.cluster.catalog import Catalog
+from thornback.deployments.access_log import AccessRecord, log_to_output, write_access
 from thornback.deployments.gateway import Gateway, GatewayApp
 from thornback.deployments.replies import MAX_WAITING_NOTIFICATIONS, Answer, Reply
 
@@ -97,3 +101,23 @@ def test_a_slow_reader_loses_the_oldest_notifications_and_never_the_answer() -> 
     assert b'"number":9}' not in body
     assert b'"number":10}' in body
     assert body.endswith(b'data: {"result":{}}\r\n\r\n')
+
+
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("thornback", "thornback.access")]
+    kept = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, kept, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_access_records_stand_alone_on_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_output()
+    write_access(AccessRecord(1.0, "gateway-1", "call_a", name="x\n{}", status=200))
+    logging.getLogger("thornback.deployments").info("apart")
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["name"] == "x\N{REPLACEMENT CHARACTER}{}"
+    assert printed.err.endswith("INFO thornback.deployments: apart\n")
