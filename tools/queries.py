@@ -29,8 +29,8 @@ if importlib.util.find_spec("duckdb") is None:
 MEMORY_BYTES = 512 * 1024 * 1024
 """What one query may use."""
 MAX_RESULT_BYTES = 1024 * 1024
-IDLE_PROCESSES = 2
-"""Kept for the next queries, with their datasets loaded."""
+MAX_PROCESSES = 4
+"""Queries of this host at a time; further ones wait. Idle processes keep their datasets loaded."""
 START_TIMEOUT_S = 30.0
 POLL_S = 0.05
 """How often a waiting call looks whether it was cancelled."""
@@ -85,10 +85,10 @@ def ask(
         ToolFailure: if the query is refused, wrong, or takes too much time or memory.
     """
     answer = Answer()
+    process = _take(ctx)
+    healthy = False
     # The call must have time left to say that the query took too long.
     process_time_s = min(limits.timeout_s, max(0.1, ctx.remaining_s - 0.5))
-    process = _take()
-    healthy = False
     try:
         for message in process.replies(sql, limits, ctx, time.monotonic() + process_time_s):
             if "error" in message:
@@ -241,10 +241,25 @@ class _QueryProcess:
 
 _idle: list[_QueryProcess] = []
 _idle_lock = threading.Lock()
+_slots = threading.BoundedSemaphore(MAX_PROCESSES)
 
 
-def _take() -> _QueryProcess:
-    """An idle process over the datasets as they are now, or a new one."""
+def _take(ctx: ToolContext) -> _QueryProcess:
+    """An idle process over the datasets as they are now, or a new one, once there may be one.
+
+    Raises:
+        CallCancelled, ToolTimeout: if the call ends while it waits.
+    """
+    while not _slots.acquire(timeout=POLL_S):
+        ctx.check()
+    try:
+        return _idle_or_new()
+    except BaseException:
+        _slots.release()
+        raise
+
+
+def _idle_or_new() -> _QueryProcess:
     datasets = registered()
     with _idle_lock:
         stale = [process for process in _idle if process.datasets != datasets or not process.alive]
@@ -257,11 +272,12 @@ def _take() -> _QueryProcess:
 
 
 def _give_back(process: _QueryProcess, healthy: bool) -> None:
-    with _idle_lock:
-        if healthy and len(_idle) < IDLE_PROCESSES:
+    if healthy:
+        with _idle_lock:
             _idle.append(process)
-            return
-    process.kill()
+    else:
+        process.kill()
+    _slots.release()
 
 
 def close_idle() -> None:

@@ -7,8 +7,10 @@ columns, fitting and scoring are functions of arrays; the tool itself only arran
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,13 +26,9 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float64]
 
-try:
-    import sklearn  # noqa: F401 -- a missing extra is reported when the module is imported
-    import threadpoolctl
-except ImportError as error:
-    raise ImportError(
-        'train_evaluate needs scikit-learn: pip install "thornback[learn]"'
-    ) from error
+# Only looked for: importing scikit-learn takes seconds, which the first call pays and not `up`.
+if importlib.util.find_spec("sklearn") is None:
+    raise ImportError('train_evaluate needs scikit-learn: pip install "thornback[learn]"')
 
 QUERY_TIMEOUT_S = 60.0
 MAX_BYTES = 64 * 1024 * 1024
@@ -172,11 +170,24 @@ def train_evaluate(
     decided = decide_task(task, types[target], answer.column(target))
     table = prepare(answer, decided)
     _check_folds(table, decided, folds)
-    # OpenMP's threads wait by spinning: more of them than free cores makes fitting a crawl.
-    with threadpoolctl.threadpool_limits(int(os.environ.get("THORNBACK_THREADS", "1"))):
+    with _own_threads():
         evaluation = _cross_validated(table, decided, folds, seed, ctx)
     evaluation.dataset, evaluation.target = dataset, target
     return evaluation
+
+
+def _own_threads() -> AbstractContextManager[Any]:
+    """Inside, fitting takes as many threads as this pool may.
+
+    OpenMP's threads wait by spinning: with more of them than free cores, fitting takes minutes.
+    """
+    import sklearn.ensemble  # noqa: F401 -- only libraries that are loaded are limited
+    import threadpoolctl
+
+    limits: AbstractContextManager[Any] = threadpoolctl.threadpool_limits(
+        int(os.environ.get("THORNBACK_THREADS", "1"))
+    )
+    return limits
 
 
 def decide_task(

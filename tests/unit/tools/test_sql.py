@@ -1,7 +1,9 @@
 """`sql_query` as a model uses it; what it withstands is in `test_sql_attacks.py`."""
 
+import importlib.util
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +185,33 @@ def test_a_result_ends_where_it_would_be_too_large(ask: Ask) -> None:
     result = ask("SELECT repeat('x', 300000) FROM range(10)")
     assert result.structured is not None
     assert (result.structured["row_count"], result.structured["truncated"]) == (3, True)
+
+
+def test_more_queries_than_processes_wait_for_their_turn(ask: Ask) -> None:
+    with ThreadPoolExecutor(queries.MAX_PROCESSES + 3) as threads:
+        answers = list(threads.map(lambda i: ask(f"SELECT {i} AS i").content, range(20)))
+    assert answers == [f"i\n{i}" for i in range(20)]
+    assert len(queries._idle) <= queries.MAX_PROCESSES
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [
+        ("queries", "duckdb", "data"),
+        ("charts", "matplotlib", "data"),
+        ("training", "sklearn", "learn"),
+    ],
+)
+def test_a_missing_extra_is_named_by_the_import(
+    monkeypatch: pytest.MonkeyPatch, module: str, missing: str, extra: str
+) -> None:
+    source = Path(queries.__file__).with_name(f"{module}.py")
+    specification = importlib.util.spec_from_file_location(f"without_{missing}", source)
+    assert specification is not None
+    assert specification.loader is not None
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == missing else find(name)
+    )
+    with pytest.raises(ImportError, match=rf'pip install "thornback\[{extra}\]"'):
+        specification.loader.exec_module(importlib.util.module_from_spec(specification))
