@@ -3,7 +3,8 @@
 Serve renders HAProxy's configuration from a template that answers in plain text (a 404 before it
 has heard of a gateway, a 500 when the last one is gone) and opens two side doors on every address.
 `RAY_SERVE_HAPROXY_BINARY_PATH` names what Serve starts as HAProxy, so a cluster that `up` starts
-gets this: a program that corrects those lines and becomes HAProxy, as the same process.
+gets this: a program that corrects those lines and becomes HAProxy, as the same process. Another
+one watches that process, and puts a stand-in on the same address when it dies.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from thornback.deployments.environment import Paths
 from thornback.deployments.private_files import make_private_dir, write_private
 
 RETRY_AFTER_S = 1
+WATCH_S = 0.2
+STAND_IN_S = 60
+"""For how long at most a stand-in goes on with what it was told."""
 _BODY = (
     '{"jsonrpc":"2.0","id":null,"error":{"code":-32603,'
     '"message":"No gateway is ready to take the request; it was not started"}}'
@@ -28,34 +32,78 @@ _LOST = (
 
 
 def prepare_front(paths: Paths, *, loopback_only: bool) -> None:
-    """Write the program that Serve starts as HAProxy, and the file with its answer."""
-    make_private_dir(paths.haproxy_dir)
-    answer = paths.haproxy_dir / "unavailable.http"
-    write_private(answer, _answer_file().encode())
-    write_private(paths.front, front_program(get_haproxy_binary(), answer, loopback_only).encode())
+    """Write the program that Serve starts as HAProxy, and what belongs to it."""
+    directory = make_private_dir(paths.haproxy_dir)
+    write_private(directory / "unavailable.http", _answer_file().encode())
+    binary = get_haproxy_binary()
+    write_private(directory / "watch", watch_program(binary, directory).encode())
+    write_private(paths.front, front_program(binary, directory, loopback_only).encode())
     paths.front.chmod(0o700)
 
 
-def front_program(binary: str, answer: Path, loopback_only: bool) -> str:
-    """A shell program that corrects the file after `-f` and then is HAProxy."""
+def front_program(binary: str, directory: Path, loopback_only: bool) -> str:
+    """A shell program that corrects the file after `-f` and then is HAProxy.
+
+    Files in `directory` beside it: `ready` names the last process that knew a gateway,
+    `standin.cfg` is what it was told.
+    """
     edits = [
         # No route yet: the same request may work in a moment, which a 404 denies.
         r"s#http-request return status 404 .*not found\..*#http-request return status 503 "
         rf"content-type application/json hdr Retry-After {RETRY_AFTER_S} string '{_BODY}'#",
-        rf"s#^\( *errorfile 50[234]\) .*#\1 {answer}#",
+        rf"s#^\( *errorfile 50[234]\) .*#\1 {directory}/unavailable.http#",
     ]
     if loopback_only:  # the metrics and the statistics, which have no setting for an address
         edits.append(r"s#^\( *bind \)\*\{0,1\}:#\1127.0.0.1:#")
-    script = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
-    return (
-        "#!/bin/sh\n"
-        "previous=\n"
-        "for word do\n"
-        f'  [ "$previous" = -f ] && sed -i {script} "$word"\n'
-        "  previous=$word\n"
-        "done\n"
-        f'exec {shlex.quote(binary)} "$@"\n'
+    here = shlex.quote(str(directory))
+    # A process that knows no gateway yet must not take requests from one that does.
+    early = (
+        f"/^frontend http_frontend/,/^backend/s#^\\( *bind \\).*#\\1unix@{directory}/early.sock#"
     )
+    return f"""\
+#!/bin/sh
+previous= config=
+for word do
+  [ "$previous" = -f ] && config=$word
+  previous=$word
+done
+sed -i {" ".join(f"-e {shlex.quote(edit)}" for edit in edits)} "$config"
+cd {here}
+if grep -q '^backend http-' "$config"; then
+  sed -e '/^ *stats socket /d' -e '/server-state/d' "$config" > standin.$$
+  mv standin.$$ standin.cfg
+  echo $$ > ready.$$
+  mv ready.$$ ready
+  setsid sh {here}/watch $$ < /dev/null > /dev/null 2>&1 &
+elif [ -e ready ]; then
+  sed -i -e {shlex.quote(early)} "$config"
+fi
+exec {shlex.quote(binary)} "$@"
+"""
+
+
+def watch_program(binary: str, directory: Path) -> str:
+    """A shell program that stands in for a HAProxy that died, until Serve has started another.
+
+    Serve takes seconds to notice and to start one. The process it is given (`$1`) also ends when a
+    reload replaces it; then another one is `ready`.
+    """
+    return f"""\
+alive() {{
+  read -r stat < /proc/$1/stat || return 1
+  case $stat in *") Z "*) return 1 ;; esac
+}}
+cd {shlex.quote(str(directory))}
+while alive $1 2> /dev/null; do sleep {WATCH_S}; done
+[ "$(cat ready)" = $1 ] || exit 0
+{shlex.quote(binary)} -db -f {shlex.quote(str(directory))}/standin.cfg &
+for _ in $(seq {int(STAND_IN_S / WATCH_S)}); do
+  sleep {WATCH_S}
+  [ "$(cat ready)" = $1 ] || break
+done
+sleep 1
+kill -USR1 $!
+"""
 
 
 def _answer_file() -> str:

@@ -1,7 +1,4 @@
-import subprocess
 from pathlib import Path
-
-import pytest
 
 from thornback.cluster.config import ClusterConfig, parse_config
 from thornback.deployments.environment import (
@@ -12,7 +9,6 @@ from thornback.deployments.environment import (
     missing_settings,
     paths_of,
 )
-from thornback.deployments.front import front_program
 from thornback.deployments.ports import BLOCK, FIRST, LAST, Ports, blocks_for, free_ports
 
 UNIX_SOCKET_PATH_MAX = 107
@@ -99,37 +95,3 @@ def test_what_a_replica_does_not_see_is_a_line_to_add() -> None:
     seen = {**EXPECTED, "RAY_SERVE_ENABLE_HA_PROXY": "0"}
     assert missing_settings(seen) == ["export RAY_SERVE_ENABLE_HA_PROXY=1"]
     assert len(missing_settings({})) == len(EXPECTED)
-
-
-RENDERED = """\
-defaults
-    errorfile 503 /serve/500.http
-frontend prometheus
-    bind :9101
-frontend http_frontend
-    bind 127.0.0.1:8000
-    default_backend default_backend
-backend default_backend
-    http-request return status 404 content-type text/plain lf-string "'%[path]' not found. P"
-listen stats
-  bind *:8404
-"""
-
-
-@pytest.mark.parametrize("loopback_only", [True, False])
-def test_the_front_door_is_corrected_and_started_with_the_same_words(
-    tmp_path: Path, loopback_only: bool
-) -> None:
-    config, program, answer = tmp_path / "h.cfg", tmp_path / "front", tmp_path / "answer.http"
-    config.write_text(RENDERED, "utf-8")
-    program.write_text(front_program("/bin/echo", answer, loopback_only), "utf-8")
-    words = ["-db", "-f", str(config), "-sf", "17"]
-    done = subprocess.run(["sh", str(program), *words], capture_output=True, check=True, text=True)
-    assert done.stdout.split() == words
-    corrected = config.read_text("utf-8")
-    assert "404" not in corrected.replace(":8404", "")
-    assert "status 503 content-type application/json hdr Retry-After 1 string '{" in corrected
-    assert f"    errorfile 503 {answer}\n" in corrected
-    assert ("bind 127.0.0.1:8404" in corrected) is loopback_only
-    assert ("bind 127.0.0.1:9101" in corrected) is loopback_only
-    assert "    bind 127.0.0.1:8000\n" in corrected

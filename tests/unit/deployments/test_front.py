@@ -1,0 +1,80 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from thornback.deployments.front import front_program
+
+WORDS = ["-db", "-f", "h.cfg", "-sf", "17"]
+EMPTY = """\
+global
+    stats socket /s/admin.sock mode 666
+    server-state-file /s/state
+defaults
+    errorfile 503 /serve/500.http
+frontend prometheus
+    bind :9101
+frontend http_frontend
+    bind 127.0.0.1:8000
+    default_backend default_backend
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "'%[path]' not found. Ping"
+listen stats
+  bind *:8404
+"""
+WITH_GATEWAY = EMPTY + "backend http-thornback.local.gateway\n    server a 127.0.0.1:20050 check\n"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Of a front door whose watcher has nothing to do."""
+    (tmp_path / "watch").write_text("", "utf-8")
+    return tmp_path
+
+
+def corrected(directory: Path, text: str, *, loopback_only: bool = True) -> str:
+    """What is left of a rendered configuration; `echo` stands for HAProxy."""
+    config, program = directory / "h.cfg", directory / "front"
+    config.write_text(text, "utf-8")
+    program.write_text(front_program("/bin/echo", directory, loopback_only), "utf-8")
+    done = subprocess.run(
+        ["sh", str(program), *WORDS], capture_output=True, check=True, text=True, cwd=directory
+    )
+    assert done.stdout.split() == WORDS
+    return config.read_text("utf-8")
+
+
+def test_without_a_gateway_the_answer_is_not_yet_and_never_404(directory: Path) -> None:
+    found = corrected(directory, EMPTY)
+    assert "status 404" not in found
+    assert "status 503 content-type application/json hdr Retry-After 1 string '{" in found
+    assert f"    errorfile 503 {directory}/unavailable.http\n" in found
+
+
+@pytest.mark.parametrize("loopback_only", [True, False])
+def test_side_doors_open_on_loopback_alone_where_the_cluster_does(
+    directory: Path, loopback_only: bool
+) -> None:
+    found = corrected(directory, EMPTY, loopback_only=loopback_only)
+    assert ("bind 127.0.0.1:8404" in found) is loopback_only
+    assert ("bind 127.0.0.1:9101" in found) is loopback_only
+    assert "    bind 127.0.0.1:8000\n" in found
+
+
+def test_a_stand_in_is_told_what_the_last_one_with_a_gateway_knew(directory: Path) -> None:
+    corrected(directory, EMPTY)
+    assert not (directory / "standin.cfg").exists()
+    corrected(directory, WITH_GATEWAY)
+    standin = (directory / "standin.cfg").read_text("utf-8")
+    assert "server a 127.0.0.1:20050" in standin
+    assert "stats socket" not in standin, "Serve must not take the stand-in for its own"
+    assert "state-file" not in standin
+    assert (directory / "ready").read_text("utf-8").strip().isdigit()
+
+
+def test_who_knows_no_gateway_yet_takes_no_request_from_the_stand_in(directory: Path) -> None:
+    corrected(directory, WITH_GATEWAY)
+    found = corrected(directory, EMPTY)
+    assert f"    bind unix@{directory}/early.sock\n" in found
+    assert "127.0.0.1:8000" not in found
+    assert "    bind 127.0.0.1:8000\n" in corrected(directory, WITH_GATEWAY)
