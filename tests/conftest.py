@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 THORNBACK = Path(sys.executable).with_name("thornback")
 UP_TIMEOUT_S = 180
 DOWN_TIMEOUT_S = 60
-TIERS = ("unit", "protocol", "docs", "on_ray")
+TIERS = ("unit", "protocol", "on_ray/faults", "docs", "on_ray")
 MARK = "THORNBACK_TEST_CLUSTER"
 """Variable that every process of the session's cluster inherits."""
 
@@ -91,27 +92,41 @@ def session_config(name: str, port: int) -> dict[str, Any]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, and what needs the session's cluster together at the end."""
-    items.sort(key=lambda item: TIERS.index(item.path.relative_to(ROOT / "tests").parts[0]))
+    """Fast tests first, and what needs the session's cluster together at the end.
+
+    Before it comes what has a cluster of its own, so that there is one at a time.
+    """
+    items.sort(key=lambda item: _tier(item.path.relative_to(ROOT / "tests")))
+
+
+def _tier(path: Path) -> int:
+    return next(i for i, tier in enumerate(TIERS) if path.is_relative_to(tier))
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[RunningCluster]:
     """The session's cluster; afterwards `down`, and nothing of it may be left."""
-    home = Path(tempfile.mkdtemp(prefix="thornback-tests-"))
     port = free_port()
+    home = Path(tempfile.mkdtemp(prefix="thornback-tests-"))
     running = RunningCluster(f"tests-{port}", port, home)
     running.config.write_text(yaml.safe_dump(session_config(running.name, port)), "utf-8")
+    with brought_up(running):
+        yield running
+
+
+@contextmanager
+def brought_up(running: RunningCluster) -> Iterator[None]:
+    """`up` before and `down` after; then nothing of the cluster may be left."""
     up = running.thornback("up", str(running.config), "--detach", timeout_s=UP_TIMEOUT_S)
     try:
         assert up.returncode == 0, up.stdout + up.stderr
-        yield running
+        yield
     finally:
         down = running.thornback("down", running.name, timeout_s=DOWN_TIMEOUT_S)
         left = _left_after(running, timeout_s=20)
         for process in left:
             process.kill()
-        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(running.home, ignore_errors=True)
     assert down.returncode == 0, down.stdout + down.stderr
     assert not left, f"`down` left {[p.name() for p in left]}"
 

@@ -23,8 +23,8 @@ def leave(line: str) -> None:
 
 
 @tool(timeout_s=60, idempotent=False)
-def effect(key: str, seconds: float = 0.0) -> int:
-    """Leave a line, wait, and return this process's id: must never run twice.
+def effect(key: str, seconds: float = 0.0) -> str:
+    """Leave a line, wait, and answer with it: must never run twice.
 
     Args:
         key: The line to leave.
@@ -32,12 +32,12 @@ def effect(key: str, seconds: float = 0.0) -> int:
     """
     leave(key)
     time.sleep(seconds)
-    return os.getpid()
+    return key
 
 
 @tool(timeout_s=60, idempotent=True)
-def repeatable_effect(key: str, seconds: float = 0.0) -> int:
-    """Leave a line, wait, and return this process's id: may run again.
+def repeatable_effect(key: str, seconds: float = 0.0) -> str:
+    """Leave a line, wait, and answer with it: may run again.
 
     Args:
         key: The line to leave.

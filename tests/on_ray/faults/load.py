@@ -1,0 +1,100 @@
+"""Clients that call without pause, each on a connection that it keeps, and note what they see."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.on_ray.faults.history import Operation, Outcome, outcome_of
+from tests.on_ray.faults.raw_http import Connection, ProtocolViolation, Target
+
+CLIENTS = 16
+ANSWER_TIMEOUT_S = 30.0
+RECONNECT_S = 0.05
+"""Pause of a client that nobody listens to."""
+_loads = itertools.count(1)
+
+
+class Load:
+    """The clients of one test. Every key that they use is theirs alone."""
+
+    def __init__(self, target: Target, tool: str, seconds: float) -> None:
+        """
+        Args:
+            tool: Of `effect_tools`, taking `key` and `seconds`.
+            seconds: How long each call works.
+        """
+        self.operations: list[Operation] = []
+        self._target = target
+        self._tool = tool
+        self._seconds = seconds
+        self._stopping = False
+        self._name = f"load{next(_loads)}"
+
+    async def client(self, number: int) -> None:
+        connection: Connection | None = None
+        for count in itertools.count():
+            if self._stopping:
+                break
+            key = f"{self._name}-{number}-{count}"
+            began_s = time.monotonic()
+            try:
+                connection = connection or await Connection.open(self._target.port)
+                outcome, detail = await self._call(connection, key)
+            except (OSError, EOFError, ProtocolViolation, TimeoutError) as error:
+                outcome, detail = _cut(error)
+            ended_s = time.monotonic()
+            self.operations.append(Operation(number, key, began_s, ended_s, outcome, detail))
+            if outcome in ("front", "cut", "wrong") and connection is not None:
+                connection.close()
+                connection = None
+            if outcome in ("front", "cut"):
+                await asyncio.sleep(RECONNECT_S)
+        if connection is not None:
+            connection.close()
+
+    async def _call(self, connection: Connection, key: str) -> tuple[Outcome, str]:
+        arguments = {"key": key, "seconds": self._seconds}
+        request = self._target.tool(self._tool, arguments, rpc_id=key)
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            return outcome_of(key, key, await connection.exchange(request))
+
+    def stop(self) -> None:
+        """Let each client finish the call that it is at, and begin no other."""
+        self._stopping = True
+
+    async def each_answered(self, times: int, timeout_s: float = 30) -> None:
+        """Wait until every client has had so many more right answers."""
+        begin = len(self.operations)
+        async with asyncio.timeout(timeout_s):
+            while True:
+                right = Counter(o.client for o in self.operations[begin:] if o.outcome == "right")
+                if len(right) == CLIENTS and min(right.values()) >= times:
+                    return
+                await asyncio.sleep(0.02)
+
+
+def _cut(error: Exception) -> tuple[Outcome, str]:
+    if isinstance(error, ProtocolViolation):
+        return "wrong", f"not HTTP: {error}"
+    if isinstance(error, TimeoutError):
+        return "wrong", f"no answer within {ANSWER_TIMEOUT_S:g} s"
+    return "cut", type(error).__name__
+
+
+@asynccontextmanager
+async def calling(target: Target, tool: str, seconds: float = 0.05) -> AsyncIterator[Load]:
+    """`CLIENTS` clients that call while the block runs; after it all their calls are over."""
+    load = Load(target, tool, seconds)
+    async with asyncio.TaskGroup() as clients:
+        for number in range(CLIENTS):
+            clients.create_task(load.client(number))
+        try:
+            await load.each_answered(3)
+            yield load
+        finally:
+            load.stop()
