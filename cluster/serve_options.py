@@ -119,7 +119,6 @@ class DeploymentOptions(ConfigModel):
     """Seconds between health checks: how soon a dead replica is replaced."""
     health_check_timeout_s: PositiveFloat = 30
     """Seconds that a check may take; long, because a held GIL must not be taken for death."""
-    max_constructor_retry_count: PositiveInt | None = None
     rolling_update_percentage: PositiveFloat | None = Field(default=None, le=1)
     max_surge_percent: NonNegativeInt = 100
     """New replicas come up before old ones go: a change without a gap."""

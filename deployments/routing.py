@@ -123,10 +123,16 @@ class RoutingEngine:
         spec = tool_for(call, catalog)
         pool = self._pools.get(_pool_of(spec, catalog))
         timeout_s = effective_timeout_s(spec.call.timeout_s, call.timeout_s, self._max_timeout_s)
-        await self._check_arguments(spec, call.arguments)
+        fitting = await self._fitting(spec, call.arguments)
+        call = msgspec.structs.replace(call, arguments=fitting)
         return await self._attempt(call, spec, pool, emit, arrived, timeout_s)
 
-    async def _check_arguments(self, spec: ToolSpec, arguments: bytes) -> None:
+    async def _fitting(self, spec: ToolSpec, arguments: bytes) -> bytes:
+        """The arguments, once they fit the tool's input schema.
+
+        Providers' strict modes make every parameter required and have the model write null for one
+        that it leaves out; where that is all that does not fit, it is read as left out.
+        """
         try:
             check = await self._checks.of(spec)
         except ValueError as error:
@@ -137,8 +143,14 @@ class RoutingEngine:
             value = msgspec.json.decode(arguments)
         except msgspec.DecodeError as error:
             raise InvalidArguments(spec.name, [f"(top): not JSON: {shown(str(error))}"]) from None
-        if misfits := check.misfits(value):
-            raise InvalidArguments(spec.name, misfits)
+        misfits = check.misfits(value)
+        if not misfits:
+            return arguments
+        if isinstance(value, dict):
+            given = {name: item for name, item in value.items() if item is not None}
+            if len(given) < len(value) and not check.misfits(given):
+                return msgspec.json.encode(given)
+        raise InvalidArguments(spec.name, misfits)
 
     async def _attempt(
         self,

@@ -1,10 +1,7 @@
 """Every option that Serve has is one of ours under the same name, or is left out for a reason."""
 
-import inspect
-
 import pytest
 from pydantic import BaseModel, ValidationError
-from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import DeploymentSchema, LoggingConfig, RayActorOptionsSchema
 
@@ -34,11 +31,6 @@ LEFT_OUT: dict[type[BaseModel], dict[str, str]] = {
     LoggingConfig: {},
     BackpressureConfig: {},
 }
-SET_IN_CODE: dict[type[BaseModel], set[str]] = {
-    # Options of `@serve.deployment` alone: the pool's builder sets them, a config file of Serve's
-    # cannot.
-    DeploymentOptions: {"max_constructor_retry_count"},
-}
 PAIRS: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (DeploymentOptions, DeploymentSchema),
     (AutoscalingOptions, AutoscalingConfig),
@@ -52,14 +44,9 @@ PAIRS: list[tuple[type[BaseModel], type[BaseModel]]] = [
 def test_serves_fields_are_ours_or_left_out_with_a_reason(
     ours: type[BaseModel], theirs: type[BaseModel]
 ) -> None:
-    passed_through = set(ours.model_fields) - SET_IN_CODE.get(ours, set())
+    passed_through = set(ours.model_fields)
     assert passed_through | set(LEFT_OUT[theirs]) == set(theirs.model_fields)
     assert not passed_through & set(LEFT_OUT[theirs])
-
-
-def test_what_is_set_in_code_is_an_option_of_serves_decorator() -> None:
-    decorator = inspect.signature(serve.deployment).parameters
-    assert set().union(*SET_IN_CODE.values()) <= set(decorator)
 
 
 def test_our_defaults_are_options_that_serve_accepts() -> None:

@@ -171,6 +171,20 @@ def test_arguments_that_do_not_fit_are_not_sent() -> None:
     assert pool.sent == []
 
 
+def test_null_for_a_parameter_that_may_be_left_out_is_read_as_left_out() -> None:
+    schema = {**SCHEMA, "properties": {**SCHEMA["properties"], "limit": {"type": "integer"}}}
+    optional = spec(input_schema=msgspec.Raw(json.dumps(schema).encode()))
+    pool = FakePool([DONE])
+    Engine(catalog(optional), pool).call(arguments={"query": "x", "limit": None})
+    assert json.loads(pool.sent[0].arguments) == {"query": "x"}
+
+
+def test_null_for_a_required_parameter_is_a_misfit() -> None:
+    misfit = Engine(catalog(spec()), FakePool()).failure(arguments={"query": None})
+    assert isinstance(misfit, InvalidArguments)
+    assert misfit.misfits == ["query: expected string, given null"]
+
+
 def test_a_schema_is_compiled_once() -> None:
     async def calls() -> None:
         call = Call(caller=EVERYBODY, tool="sql_query", arguments=b'{"query":""}', call_id="c")
