@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from thornback.cluster.config import ClusterConfig
     from thornback.deployments.cluster_file import ClusterFile
     from thornback.deployments.launcher import Tell, Up
+    from thornback.deployments.pool_news import PoolNews
     from thornback.deployments.status import Status
 
 TargetArgument = Annotated[
@@ -63,7 +67,8 @@ def up(
     signal.signal(signal.SIGTERM, _interrupt)
     from thornback.deployments.launcher import bring_up
 
-    done = bring_up(config, address=address, config_path=config_path(config_name), tell=_teller())
+    with _telling() as tell:
+        done = bring_up(config, address=address, config_path=config_path(config_name), tell=tell)
     _greet(config, done)
     if detach or not done.started:
         return
@@ -79,20 +84,34 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _teller() -> Tell:
-    """Each step as a line with the seconds since the start."""
+@contextmanager
+def _telling() -> Iterator[Tell]:
+    """A way to tell each step, as a line with the seconds since the start; on a terminal with a
+    spinner below that says what is waited for."""
     began = time.monotonic()
-    marks = {"ready": "+", "idle": "+", "starting": "."}
+    if not sys.stderr.isatty():
+        yield lambda news: hint(_news_line(news, time.monotonic() - began))
+        return
+    from rich.console import Console
+    from rich.text import Text
 
-    def tell(news: Any) -> None:
-        seconds = f"{time.monotonic() - began:5.1f} s  "
-        if isinstance(news, str):
-            hint(seconds + news)
-            return
-        detail = f": {news.detail}" if news.detail else ""
-        hint(f"{seconds}{marks.get(news.state, '!')} pool {news.pool} is {news.state}{detail}")
+    console = Console(stderr=True)
+    with console.status("") as spinner:
 
-    return tell
+        def tell(news: str | PoolNews) -> None:
+            console.print(Text(_news_line(news, time.monotonic() - began)))
+            if isinstance(news, str):
+                spinner.update(Text(news))
+
+        yield tell
+
+
+def _news_line(news: str | PoolNews, seconds: float) -> str:
+    if isinstance(news, str):
+        return f"{seconds:5.1f} s  {news}"
+    mark = {"ready": "+", "idle": "+", "starting": "."}.get(news.state, "!")
+    detail = f": {news.detail}" if news.detail else ""
+    return f"{seconds:5.1f} s  {mark} pool {news.pool} is {news.state}{detail}"
 
 
 def _greet(config: ClusterConfig, done: Up) -> None:
