@@ -51,9 +51,10 @@ def log_to_output() -> None:
     Ray Serve gives handlers to its own loggers alone, and without one a line below `WARNING` goes
     nowhere. Access records stand alone on their lines; everything else says when and from where.
     """
-    access = logging.StreamHandler(sys.stdout)
+    # Not `sys.stdout`: Serve puts its own logger there, which keeps a thousand lines to itself.
+    access = logging.StreamHandler(sys.__stdout__)
     access.setFormatter(logging.Formatter("%(message)s"))
-    others = logging.StreamHandler(sys.stderr)
+    others = logging.StreamHandler(sys.__stderr__)
     others.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name, handler in (("thornback.access", access), ("thornback", others)):
         configured = logging.getLogger(name)

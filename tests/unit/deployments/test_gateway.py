@@ -114,10 +114,10 @@ def logging_restored() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("logging_restored")
-def test_access_records_stand_alone_on_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_access_records_stand_alone_on_their_lines(capfd: pytest.CaptureFixture[str]) -> None:
     log_to_output()
     write_access(AccessRecord(1.0, "gateway-1", "call_a", name="x\n{}", status=200))
     logging.getLogger("thornback.deployments").info("apart")
-    printed = capsys.readouterr()
+    printed = capfd.readouterr()
     assert json.loads(printed.out)["name"] == "x\N{REPLACEMENT CHARACTER}{}"
     assert printed.err.endswith("INFO thornback.deployments: apart\n")
