@@ -72,6 +72,7 @@ def up(
     _greet(config, done)
     if detach or not done.started:
         return
+    signal.signal(signal.SIGTERM, _interrupt)  # Ray, as a driver, has put its own in place
     try:
         _follow(done.cluster)
     except KeyboardInterrupt:
