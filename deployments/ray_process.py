@@ -1,7 +1,7 @@
 """The Ray that `up` starts: its processes, from start to end, and nobody else's.
 
-A process is ours when `up` noted its pid, when it names our temporary directory on its command
-line, or when it descends from one that does. Nothing is ever ended by its name, and a cluster is
+A process is ours when it names our temporary directory, on its command line or in its environment,
+or when it descends from one that does. Nothing is ever ended by its name, and a cluster is
 never looked for with `address="auto"`.
 """
 
@@ -36,6 +36,8 @@ from thornback.deployments.process_site import write_site
 START_TIMEOUT_S = 90.0
 GRACE_S = 2.0
 """What is durable was synced when it was acknowledged; nobody has anything to finish."""
+MARK_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
+"""A variable that only processes of our Ray have, and that names its directory."""
 LOG_NAME = "ray_head.log"
 
 
@@ -148,19 +150,14 @@ def our_processes(temp_dir: Path, pids: Mapping[str, int]) -> list[psutil.Proces
 
     Args:
         temp_dir: Ray's temporary directory, which belongs to one cluster alone.
-        pids: What `up` noted. A pid that now names another program is not believed: these
-            processes all have the directory on their command line, workers excepted, which descend
-            from one that has.
+        pids: What `up` noted, to put first. A pid alone is not believed: it may name another
+            program by now.
     """
-    mark = str(temp_dir) + os.sep
-    roots = []
-    for process in psutil.process_iter(["cmdline", "uids"]):
-        command = process.info["cmdline"] or []
-        uids = process.info["uids"]
-        if uids is None or uids.real != os.getuid() or process.pid == os.getpid():
-            continue
-        if any(mark in word or word.endswith(str(temp_dir)) for word in command):
-            roots.append(process)
+    roots = [
+        process
+        for process in psutil.process_iter(["cmdline", "uids"])
+        if process.pid != os.getpid() and _belongs(process, temp_dir)
+    ]
     noted = set(pids.values())
     roots.sort(key=lambda process: process.pid not in noted)
     found: dict[int, psutil.Process] = {}
@@ -172,6 +169,27 @@ def our_processes(temp_dir: Path, pids: Mapping[str, int]) -> list[psutil.Proces
         except psutil.NoSuchProcess:
             continue
     return list(found.values())
+
+
+def _belongs(process: psutil.Process, temp_dir: Path) -> bool:
+    """Whether a process says itself that it is of the Ray in `temp_dir`.
+
+    By its command line; by the environment that Ray's processes have from us; or, where Ray has
+    written a title over both, by the files that it has open.
+    """
+    command, uids = process.info["cmdline"] or [], process.info["uids"]
+    if uids is None or uids.real != os.getuid():
+        return False
+    mark = str(temp_dir) + os.sep
+    if any(mark in word or word.endswith(str(temp_dir)) for word in command):
+        return True
+    try:
+        if process.environ().get(MARK_VARIABLE, "").startswith(mark):
+            return True
+        titled = bool(command) and command[0].startswith("ray::")
+        return titled and any(file.path.startswith(mark) for file in process.open_files())
+    except psutil.Error:
+        return False
 
 
 def stop_processes(temp_dir: Path, pids: Mapping[str, int], grace_s: float = GRACE_S) -> int:

@@ -96,6 +96,17 @@ def test_processes_are_ours_by_our_directory_and_by_nothing_else(
     assert our_processes(tmp_path / "theirs", {"raylet": process.pid}) == []
 
 
+def test_a_process_that_hides_its_command_line_is_ours_by_its_environment(tmp_path: Path) -> None:
+    environment = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": f"{tmp_path}/ours/haproxy"}
+    command = [sys.executable, "-c", SLEEP]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as left:
+        assert left.stdout is not None
+        left.stdout.readline()
+        assert [p.pid for p in our_processes(tmp_path / "ours", {})] == [left.pid]
+        assert our_processes(tmp_path / "theirs", {}) == []
+        left.kill()
+
+
 def test_ours_are_ended_and_counted(tmp_path: Path, process: subprocess.Popen[str]) -> None:
     assert stop_processes(tmp_path / "theirs", {}) == 0
     assert process.poll() is None
