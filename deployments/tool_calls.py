@@ -46,6 +46,7 @@ from thornback.tools.input_requests import missing_capability
 VERSION_META = "io.thornback/version"
 USAGE_META = "io.thornback/usage"
 ATTEMPTS_META = "io.thornback/attempts"
+PARTIAL_META = "io.thornback/partial"
 
 _ALL_CONTENT = frozenset[str]().union(*(r.content_types for r in REVISIONS.values()))
 
@@ -162,11 +163,13 @@ class Reporter:
             case Progress():
                 self._progress(event.progress, event.total, event.message)
             case Partial():
-                self._progress(event.seq + 1.0, None, event.text)
+                self._progress(event.seq + 1.0, None, event.text, is_item=True)
             case Log() if _is_due(event.level, self._log_level):
                 self._log(event)
 
-    def _progress(self, progress: float, total: float | None, message: str | None) -> None:
+    def _progress(
+        self, progress: float, total: float | None, message: str | None, *, is_item: bool = False
+    ) -> None:
         if self._token is None or not math.isfinite(progress):
             return
         # Partial results and progress of one call share a scale, and it may only grow
@@ -177,6 +180,8 @@ class Reporter:
             params["total"] = total
         if message is not None:
             params["message"] = message
+        if is_item:  # what `thornback call --stream` tells items from progress by
+            params["_meta"] = {PARTIAL_META: True}
         self._notify("notifications/progress", params)
 
     def _log(self, event: Log) -> None:

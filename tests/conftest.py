@@ -87,6 +87,7 @@ def session_config(name: str, port: int) -> dict[str, Any]:
     local = yaml.safe_load((ROOT / "configs/local.yaml").read_text("utf-8"))
     assert not conformance["pools"].keys() & local["pools"].keys()
     merged = {**local, **conformance, "pools": {**local["pools"], **conformance["pools"]}}
+    merged["prompts"] = [str(ROOT / "configs" / path) for path in conformance["prompts"]]
     merged["gateway"] = {**conformance.get("gateway", {}), "port": port}
     return {**merged, "name": name}
 

@@ -103,6 +103,23 @@ def test_a_call_as_json_is_the_whole_result(run: Run) -> None:
     assert json.loads(done.stdout) == TEXT
 
 
+def test_a_streaming_call_prints_items_once_and_keeps_progress_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    item = {"progress": 1, "message": "row 1", "_meta": {"io.thornback/partial": True}}
+    messages = [
+        {"method": "notifications/progress", "params": {"progress": 0.5, "message": "waiting"}},
+        {"method": "notifications/progress", "params": item},
+        {"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": "row 1"}]}},
+    ]
+    events = "".join(f"data: {json.dumps(message)}\n\n" for message in messages)
+    sse = httpx.Response(200, text=events, headers={"content-type": "text/event-stream"})
+    client = McpClient("http://cluster.test/mcp", None, httpx.MockTransport(lambda _: sse))
+    monkeypatch.setattr(cli_call, "open_client", lambda *target: client)
+    done = CliRunner().invoke(app, ["call", "rows", "{}", "--stream"])
+    assert (done.stdout, done.stderr) == ("row 1\n", "waiting\n")
+
+
 def test_what_the_tool_could_not_do_goes_to_stderr(run: Run) -> None:
     failed = {"isError": True, "content": [{"type": "text", "text": "no such table"}]}
     done = run("call", "echo", "{}", tools_call={"result": failed})
