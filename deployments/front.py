@@ -29,6 +29,12 @@ _LOST = (
     '{"jsonrpc":"2.0","id":null,"error":{"code":-32603,'
     '"message":"No gateway answered the request; it may or may not have been started"}}'
 )
+_STAND_IN_EDITS = (
+    "/^ *stats socket /d",  # by which Serve would take it for its own
+    "/server-state/d",
+    "/^frontend prometheus/,/^frontend http_frontend/{/^frontend http_frontend/!d}",
+    "/^listen stats/,$d",
+)
 
 
 def prepare_front(paths: Paths, *, loopback_only: bool) -> None:
@@ -70,11 +76,13 @@ done
 sed -i {" ".join(f"-e {shlex.quote(edit)}" for edit in edits)} "$config"
 cd {here}
 if grep -q '^backend http-' "$config"; then
-  sed -e '/^ *stats socket /d' -e '/server-state/d' "$config" > standin.$$
+  sed {" ".join(f"-e {shlex.quote(edit)}" for edit in _STAND_IN_EDITS)} "$config" > standin.$$
   mv standin.$$ standin.cfg
   echo $$ > ready.$$
   mv ready.$$ ready
   setsid sh {here}/watch $$ < /dev/null > /dev/null 2>&1 &
+  # A stand-in hands its address over and goes, as a predecessor does.
+  [ -e standin ] && kill -0 "$(cat standin)" && set -- "$@" -sf "$(cat standin)"
 elif [ -e ready ]; then
   sed -i -e {shlex.quote(early)} "$config"
 fi
@@ -97,12 +105,14 @@ cd {shlex.quote(str(directory))}
 while alive $1 2> /dev/null; do sleep {WATCH_S}; done
 [ "$(cat ready)" = $1 ] || exit 0
 {shlex.quote(binary)} -db -f {shlex.quote(str(directory))}/standin.cfg &
+echo $! > standin
 for _ in $(seq {int(STAND_IN_S / WATCH_S)}); do
   sleep {WATCH_S}
   [ "$(cat ready)" = $1 ] || break
 done
 sleep 1
 kill -USR1 $!
+rm -f standin
 """
 
 

@@ -6,7 +6,7 @@ import pytest
 from thornback.deployments.front import front_program
 
 WORDS = ["-db", "-f", "h.cfg", "-sf", "17"]
-EMPTY = """\
+TEMPLATE = """\
 global
     stats socket /s/admin.sock mode 666
     server-state-file /s/state
@@ -19,10 +19,13 @@ frontend http_frontend
     default_backend default_backend
 backend default_backend
     http-request return status 404 content-type text/plain lf-string "'%[path]' not found. Ping"
-listen stats
+{}listen stats
   bind *:8404
 """
-WITH_GATEWAY = EMPTY + "backend http-thornback.local.gateway\n    server a 127.0.0.1:20050 check\n"
+WITH_GATEWAY = TEMPLATE.format(
+    "backend http-thornback.local.gateway\n    server a 127.0.0.1:20050 check\n"
+)
+EMPTY = TEMPLATE.format("")
 
 
 @pytest.fixture
@@ -69,6 +72,8 @@ def test_a_stand_in_is_told_what_the_last_one_with_a_gateway_knew(directory: Pat
     assert "server a 127.0.0.1:20050" in standin
     assert "stats socket" not in standin, "Serve must not take the stand-in for its own"
     assert "state-file" not in standin
+    assert "frontend http_frontend" in standin
+    assert not {":9101", ":8404"} & set(standin.split()), "the side doors are not its own"
     assert (directory / "ready").read_text("utf-8").strip().isdigit()
 
 
