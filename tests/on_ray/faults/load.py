@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from tests.on_ray.faults.history import Operation, Outcome, outcome_of
@@ -33,14 +33,14 @@ class Load:
         self._tool = tool
         self._seconds = seconds
         self._stopping = False
-        self._name = f"load{next(_loads)}"
+        self.name = f"load{next(_loads)}"
 
     async def client(self, number: int) -> None:
         connection: Connection | None = None
         for count in itertools.count():
             if self._stopping:
                 break
-            key = f"{self._name}-{number}-{count}"
+            key = f"{self.name}-{number}-{count}"
             began_s = time.monotonic()
             try:
                 connection = connection or await Connection.open(self._target.port)
@@ -98,3 +98,11 @@ async def calling(target: Target, tool: str, seconds: float = 0.05) -> AsyncIter
             yield load
         finally:
             load.stop()
+
+
+async def until(whole: Callable[[], bool], timeout_s: float) -> float:
+    """Wait for a condition that is asked off the loop; gives the moment when it held."""
+    async with asyncio.timeout(timeout_s):
+        while not await asyncio.to_thread(whole):  # noqa: ASYNC110 (nothing tells of processes)
+            await asyncio.sleep(0.1)
+    return time.monotonic()

@@ -1,0 +1,106 @@
+"""One process dies under load: which one, what that may cost, and what it did cost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tests.on_ray.faults.history import Fault, Operation, Outcome, complaints, longest_gap_s
+from tests.on_ray.faults.hurt_cluster import HurtCluster, kill
+from tests.on_ray.faults.load import calling, until
+
+REGISTRY = "ray::RegistryActor"
+WHOLE_S = 10.0
+"""After this the service is whole again."""
+FRONT_OUTAGE_S = 8.0
+"""Longest time without a front door."""
+AFTERWARDS = 10
+"""Right answers that each client must get once all is whole."""
+
+
+class Victim(NamedTuple):
+    """What dies, and what that may cost."""
+
+    name: str
+    pids: Callable[[HurtCluster], set[int]]
+    """The processes that do this work now."""
+    allowed: frozenset[Outcome] = frozenset()
+    """How calls may fail."""
+    each: int | None = 0
+    """Calls that one client may lose; None: all that begin while it is felt."""
+    felt_s: float | None = None
+    """As `Fault.felt_s`; None: its default."""
+    all_of_them: bool = False
+    """Whether all of `pids` die, and not one."""
+
+
+VICTIMS = {
+    victim.name: victim
+    for victim in (
+        Victim("registry", lambda hurt: hurt.named(REGISTRY)),
+        Victim("tool host", lambda hurt: hurt.pids("effects"), frozenset({"told"}), each=1),
+        Victim("gateway", lambda hurt: hurt.pids("gateway"), frozenset({"front"}), each=1),
+        Victim(
+            "front door",
+            lambda hurt: hurt.named("haproxy"),
+            frozenset({"cut", "front"}),
+            each=None,
+            felt_s=FRONT_OUTAGE_S,
+            all_of_them=True,  # after a reload an older one finishes what it has
+        ),
+    )
+}
+
+
+class Round(NamedTuple):
+    """What a death came to."""
+
+    operations: list[Operation]
+    fault: Fault
+    whole_s: float
+    """Seconds until there were as many processes as before."""
+    complaints: list[str]
+
+    @property
+    def answered_s(self) -> float:
+        """Seconds until every client had a right answer again."""
+        return longest_gap_s(self.operations, self.fault)
+
+    def __str__(self) -> str:
+        failed = [o for o in self.operations if o.outcome != "right"]
+        kinds = Counter(f"{o.outcome} {o.detail}" for o in failed)
+        latest_s = max((o.began_s for o in failed), default=self.fault.at_s) - self.fault.at_s
+        slowest = max(self.operations, key=lambda o: o.took_s)
+        return (
+            f"{len(self.operations)} calls, {len(failed)} failed {dict(kinds) or ''}"
+            f" (the last begun {latest_s:+.3f} s from the kill),"
+            f" all clients answered again after {self.answered_s:.2f} s,"
+            f" slowest call {slowest.took_s:.2f} s, whole after {self.whole_s:.1f} s"
+        )
+
+
+async def kill_under_load(hurt: HurtCluster, victim: Victim) -> Round:
+    """Kill while the clients call, until all is whole and every client was answered again."""
+    before = victim.pids(hurt)
+    dying = before if victim.all_of_them else {min(before)}
+
+    def is_whole() -> bool:
+        return len(victim.pids(hurt) - dying) >= (1 if victim.all_of_them else len(before))
+
+    async with calling(hurt.front(), "effect") as load:
+        began_s = time.monotonic()
+        kill(*dying)
+        fault = Fault(began_s, victim.allowed, each=victim.each)
+        if victim.felt_s is not None:
+            fault = fault._replace(felt_s=victim.felt_s)
+        whole_at_s = await until(is_whole, 4 * WHOLE_S)
+        await load.each_answered(AFTERWARDS)
+    found = complaints(load.operations, hurt.effects_of(load), fault)
+    if whole_at_s - began_s > WHOLE_S:
+        found.append(f"whole only after {whole_at_s - began_s:.1f} s")
+    done = Round(load.operations, fault, whole_at_s - began_s, found)
+    if victim.all_of_them and done.answered_s > FRONT_OUTAGE_S:
+        found.append(f"answered again only after {done.answered_s:.1f} s")
+    return done

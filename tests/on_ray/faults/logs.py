@@ -1,0 +1,45 @@
+"""What gateways and tool hosts wrote to their logs since a moment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from thornback.deployments.cli_logs import RAY_MARKS, access_part, log_files
+
+
+class Lines(NamedTuple):
+    """New lines, by kind."""
+
+    access: list[dict[str, Any]]
+    """Access records, one for each request that a gateway answered."""
+    others: list[str]
+
+
+class LogTail:
+    """Reads what is added to the logs of a cluster after it was made."""
+
+    def __init__(self, folder: Path, namespace: str) -> None:
+        self._folder = folder
+        self._namespace = namespace
+        self._positions = {path: path.stat().st_size for path in self._paths()}
+
+    def _paths(self) -> list[Path]:
+        return [file.path for file in log_files(self._folder, self._namespace, None)]
+
+    def new(self) -> Lines:
+        """Every line since this was made, of replicas that came up since then too."""
+        access: list[dict[str, Any]] = []
+        others: list[str] = []
+        for path in self._paths():
+            with path.open("rb") as file:
+                file.seek(self._positions.get(path, 0))
+                lines = file.read().decode("utf-8", "replace").splitlines()
+            for line in lines:
+                part = access_part(line)
+                if part.startswith('{"time":'):
+                    access.append(json.loads(part))
+                elif line and not line.startswith(RAY_MARKS):
+                    others.append(line)
+        return Lines(access, others)
