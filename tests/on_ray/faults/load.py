@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from tests.on_ray.faults.history import Operation, Outcome, outcome_of
-from tests.on_ray.faults.raw_http import Connection, ProtocolViolation, Target
+from tests.on_ray.faults.raw_http import Answer, Connection, ProtocolViolation, Target
 
 CLIENTS = 16
 ANSWER_TIMEOUT_S = 30.0
@@ -44,12 +44,15 @@ class Load:
             began_s = time.monotonic()
             try:
                 connection = connection or await Connection.open(self._target.port)
-                outcome, detail = await self._call(connection, key)
+                answer = await self._exchange(connection, key)
+                outcome, detail = outcome_of(key, key, answer)
+                keep = answer.headers.get("connection", "").lower() != "close"
             except (OSError, EOFError, ProtocolViolation, TimeoutError) as error:
                 outcome, detail = _cut(error)
+                keep = False
             ended_s = time.monotonic()
             self.operations.append(Operation(number, key, began_s, ended_s, outcome, detail))
-            if outcome in ("front", "cut", "wrong") and connection is not None:
+            if connection is not None and not keep:
                 connection.close()
                 connection = None
             if outcome in ("front", "cut"):
@@ -57,11 +60,11 @@ class Load:
         if connection is not None:
             connection.close()
 
-    async def _call(self, connection: Connection, key: str) -> tuple[Outcome, str]:
+    async def _exchange(self, connection: Connection, key: str) -> Answer:
         arguments = {"key": key, "seconds": self._seconds}
         request = self._target.tool(self._tool, arguments, rpc_id=key)
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            return outcome_of(key, key, await connection.exchange(request))
+            return await connection.exchange(request)
 
     def stop(self) -> None:
         """Let each client finish the call that it is at, and begin no other."""
@@ -87,7 +90,7 @@ def _cut(error: Exception) -> tuple[Outcome, str]:
 
 
 @asynccontextmanager
-async def calling(target: Target, tool: str, seconds: float = 0.05) -> AsyncIterator[Load]:
+async def calling(target: Target, tool: str, seconds: float = 0.2) -> AsyncIterator[Load]:
     """`CLIENTS` clients that call while the block runs; after it all their calls are over."""
     load = Load(target, tool, seconds)
     async with asyncio.TaskGroup() as clients:

@@ -1,13 +1,14 @@
 """HTTP/1.1 as bytes: what no client library would send, and answers as they arrive.
 
 Used where a library would repair, refuse or repeat a request. Answers that no client could read are
-errors here: `ProtocolViolation`, or what asyncio raises for a connection that was cut.
+errors here: `ProtocolViolation`, or `OSError` and `EOFError` for a connection that was cut.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -16,6 +17,7 @@ MODERN = "2026-07-28"
 META = "io.modelcontextprotocol/"
 NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 MAX_HEAD_BYTES = 64 * 1024
+PIECE_BYTES = 64 * 1024
 
 
 class ProtocolViolation(Exception):
@@ -48,11 +50,16 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """One TCP connection to a port of this machine."""
+    """One TCP connection to a port of this machine.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    Plain sockets: asyncio's streams forget what has arrived as soon as a send fails, and an answer
+    to a request that is still being sent is just that.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._loop = asyncio.get_running_loop()
+        self._arrived = bytearray()
 
     @classmethod
     async def open(cls, port: int) -> Self:
@@ -60,7 +67,15 @@ class Connection:
         Raises:
             OSError: if nobody listens there.
         """
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=MAX_HEAD_BYTES))
+        connecting = socket.socket()
+        connecting.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(connecting, ("127.0.0.1", port))
+        except BaseException:
+            connecting.close()
+            raise
+        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return cls(connecting)
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,20 +84,19 @@ class Connection:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     def close(self) -> None:
-        self._writer.close()
+        self._socket.close()
 
     def end_of_input(self) -> None:
         """Send no more, and go on reading."""
-        self._writer.write_eof()
+        self._socket.shutdown(socket.SHUT_WR)
 
     async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
+        await self._loop.sock_sendall(self._socket, data)
 
     async def answer(self, *, to: str = "POST") -> Answer:
         """The next response.
@@ -91,7 +105,7 @@ class Connection:
             to: Method of the request, because a response to HEAD has no body.
 
         Raises:
-            ConnectionError, EOFError: if the connection ended before the response did.
+            OSError, EOFError: if the connection ended before the response did.
             ProtocolViolation: if what came is not a response.
         """
         while True:
@@ -107,12 +121,33 @@ class Connection:
     async def rest(self) -> bytes:
         """Everything until the other end closes the connection."""
         try:
-            return await self._reader.read(-1)
-        except ConnectionError:
-            return b""
+            while True:
+                await self._receive()
+        except (OSError, EOFError):
+            return bytes(self._arrived)
+
+    async def _receive(self) -> None:
+        data = await self._loop.sock_recv(self._socket, PIECE_BYTES)
+        if not data:
+            raise EOFError("the connection ended")
+        self._arrived += data
+
+    async def _exactly(self, size: int) -> bytes:
+        while len(self._arrived) < size:
+            await self._receive()
+        data = bytes(self._arrived[:size])
+        del self._arrived[:size]
+        return data
+
+    async def _through(self, end: bytes) -> bytes:
+        while (found := self._arrived.find(end)) < 0:
+            if len(self._arrived) > MAX_HEAD_BYTES:
+                raise ProtocolViolation(bytes(self._arrived[:80]))
+            await self._receive()
+        return await self._exactly(found + len(end))
 
     async def _head(self) -> tuple[int, dict[str, str]]:
-        head = await self._reader.readuntil(b"\r\n\r\n")
+        head = await self._through(b"\r\n\r\n")
         first, *lines = head[:-4].decode("latin-1").split("\r\n")
         version, _, rest = first.partition(" ")
         if version not in ("HTTP/1.0", "HTTP/1.1") or not rest[:3].isdigit():
@@ -125,14 +160,14 @@ class Connection:
             return b""
         if "chunked" in headers.get("transfer-encoding", ""):
             pieces = []
-            while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
-                pieces.append(await self._reader.readexactly(size))
-                await self._reader.readexactly(2)
-            await self._reader.readuntil(b"\r\n")
+            while size := int((await self._through(b"\r\n")).split(b";")[0], 16):
+                pieces.append(await self._exactly(size))
+                await self._exactly(2)
+            await self._through(b"\r\n")
             return b"".join(pieces)
         if "content-length" in headers:
-            return await self._reader.readexactly(int(headers["content-length"]))
-        return await self._reader.read(-1)
+            return await self._exactly(int(headers["content-length"]))
+        return await self.rest()
 
 
 class Target(NamedTuple):

@@ -192,7 +192,7 @@ async def send_megabytes(
         while sent < megabytes and not answering.done():
             try:
                 await connection.send(piece)
-            except ConnectionError:  # the answer is there already
+            except OSError:  # the answer is there already
                 break
             sent += 1
             sent_s = time.monotonic()

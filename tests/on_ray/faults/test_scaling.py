@@ -19,7 +19,7 @@ from tests.on_ray.faults.raw_http import Connection, Target
 
 POOLS: dict[str, tuple[str, dict[str, Any], int]] = {
     "waits": ("wait", {"seconds": 0.5}, 3),
-    "text": ("text_stats", {"text": "so many words " * 200}, 2),
+    "text": ("text_stats", {"text": "so many words " * 5000}, 2),
 }
 """By autoscaling pool: a tool of it, arguments that keep it busy, and its `max_replicas`."""
 TO_ZERO_S = 3.0
