@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,16 +78,24 @@ class HurtCluster(RunningCluster):
         lines = self.effects_file.read_text("utf-8").splitlines()
         return [line for line in lines if line.startswith(f"{load.name}-")]
 
-    def pids(self, part: str) -> set[int]:
-        """Processes of the running replicas of the gateway or of a pool, as Serve says."""
-        file = self.file
-        dashboard = Dashboard(file.dashboard_url, file.token)
+    def serve_details(self) -> dict[str, Any]:
+        """What Serve says of itself."""
+        dashboard = Dashboard(self.file.dashboard_url, self.file.token)
         try:
-            applications = dashboard.serve_details()["applications"]
+            return dashboard.serve_details()
         finally:
             dashboard.close()
-        replicas = replicas_of(applications.get(f"{file.namespace}.{part}", {}))
+
+    def pids(self, part: str) -> set[int]:
+        """Processes of the running replicas of the gateway or of a pool, as Serve says."""
+        applications = self.serve_details()["applications"]
+        replicas = replicas_of(applications.get(f"{self.file.namespace}.{part}", {}))
         return {replica["pid"] for replica in replicas if replica["state"] == "RUNNING"}
+
+    def fronts(self) -> set[str]:
+        """The healthy front doors, as Serve says; another id means another process."""
+        proxies = self.serve_details()["proxies"].values()
+        return {proxy["actor_id"] for proxy in proxies if proxy["status"] == "HEALTHY"}
 
     def named(self, name: str) -> set[int]:
         """Processes of this cluster by how their title begins."""
@@ -103,15 +110,18 @@ class HurtCluster(RunningCluster):
         return found
 
 
-def kill(*pids: int) -> float:
-    """SIGKILL, and the moment of it on the monotonic clock."""
+def kill(*pids: int) -> None:
     for pid in pids:
         psutil.Process(pid).send_signal(signal.SIGKILL)
-    return time.monotonic()
 
 
 def _http_ports(pid: int) -> list[int]:
-    """Ports on which a replica listens and which are HAProxy's backends."""
-    connections = psutil.Process(pid).net_connections("tcp")
-    listening = {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
-    return [port for port in listening if 20_000 <= port < 30_000 and 50 <= port % 500 < 450]
+    """Where a replica listens for HTTP, among its other servers."""
+    process = psutil.Process(pid)
+    settings = process.environ()
+    first, last = (
+        int(settings[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX")
+    )
+    found = process.net_connections("tcp")
+    listening = {c.laddr.port for c in found if c.status == psutil.CONN_LISTEN}
+    return [port for port in listening if first <= port <= last]

@@ -7,7 +7,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.on_ray.faults.history import Fault, Operation, Outcome, complaints, longest_gap_s
+from tests.on_ray.faults.history import (
+    AFTER_KILL_S,
+    Fault,
+    Operation,
+    Outcome,
+    complaints,
+    longest_gap_s,
+)
 from tests.on_ray.faults.hurt_cluster import HurtCluster, kill
 from tests.on_ray.faults.load import calling, until
 
@@ -30,10 +37,10 @@ class Victim(NamedTuple):
     """How calls may fail."""
     each: int | None = 0
     """Calls that one client may lose; None: all that begin while it is felt."""
-    felt_s: float | None = None
-    """As `Fault.felt_s`; None: its default."""
-    all_of_them: bool = False
-    """Whether all of `pids` die, and not one."""
+
+
+class FrontDoor(Victim):
+    """HAProxy: there is one, and while there is none nobody is answered."""
 
 
 VICTIMS = {
@@ -44,13 +51,8 @@ VICTIMS = {
         # HAProxy says nothing, and closes, where the client's connection has had an answer before:
         # such a client can tell that it must decide itself whether to send the call again.
         Victim("gateway", lambda hurt: hurt.pids("gateway"), frozenset({"front", "cut"}), each=1),
-        Victim(
-            "front door",
-            lambda hurt: hurt.named("haproxy"),
-            frozenset({"cut", "front"}),
-            each=None,
-            felt_s=FRONT_OUTAGE_S,
-            all_of_them=True,  # after a reload an older one finishes what it has
+        FrontDoor(
+            "front door", lambda hurt: hurt.named("haproxy"), frozenset({"cut", "front"}), each=None
         ),
     )
 }
@@ -86,23 +88,30 @@ class Round(NamedTuple):
 async def kill_under_load(hurt: HurtCluster, victim: Victim) -> Round:
     """Kill while the clients call, until all is whole and every client was answered again."""
     before = victim.pids(hurt)
-    dying = before if victim.all_of_them else {min(before)}
+    fronts = hurt.fronts()
+    is_front = isinstance(victim, FrontDoor)
+    # After a reload an older HAProxy goes on until it has answered what it took.
+    dying = before if is_front else {min(before)}
 
     def is_whole() -> bool:
-        return len(victim.pids(hurt) - dying) >= (1 if victim.all_of_them else len(before))
+        if is_front:
+            return bool(hurt.fronts() - fronts)
+        return len(victim.pids(hurt) - dying) == len(before)
 
     async with calling(hurt.front(), "effect") as load:
-        began_s = time.monotonic()
+        fault = Fault(
+            time.monotonic(),
+            victim.allowed,
+            felt_s=FRONT_OUTAGE_S if is_front else AFTER_KILL_S,
+            each=victim.each,
+        )
         kill(*dying)
-        fault = Fault(began_s, victim.allowed, each=victim.each)
-        if victim.felt_s is not None:
-            fault = fault._replace(felt_s=victim.felt_s)
-        whole_at_s = await until(is_whole, 4 * WHOLE_S)
+        whole_s = await until(is_whole, 4 * WHOLE_S) - fault.at_s
         await load.each_answered(AFTERWARDS)
     found = complaints(load.operations, hurt.effects_of(load), fault)
-    if whole_at_s - began_s > WHOLE_S:
-        found.append(f"whole only after {whole_at_s - began_s:.1f} s")
-    done = Round(load.operations, fault, whole_at_s - began_s, found)
-    if victim.all_of_them and done.answered_s > FRONT_OUTAGE_S:
+    done = Round(load.operations, fault, whole_s, found)
+    if whole_s > WHOLE_S:
+        found.append(f"whole only after {whole_s:.1f} s")
+    if is_front and done.answered_s > FRONT_OUTAGE_S:
         found.append(f"answered again only after {done.answered_s:.1f} s")
     return done
