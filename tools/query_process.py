@@ -43,9 +43,11 @@ TABLE_FUNCTIONS = {"range", "generate_series", "unnest", "json_each", "json_tree
 REFUSED_FUNCTIONS = {
     *("getenv", "current_setting", "getvariable", "write_log", "query", "query_table"),
     *("nextval", "currval", "setval", "sleep_ms", "current_query", "current_schemas"),
+    "json_serialize_plan",  # it binds a statement that the guard has not seen
 }
 REFUSED_PREFIXES = ("duckdb_", "pragma_", "pg_", "has_", "read_", "parquet_", "sniff_", "which_")
 HARMLESS = {"pg_typeof", "pg_size_pretty"}
+WITH_NAME = re.compile(r"[\w ]+")
 READERS = {
     "csv": "read_csv(?, union_by_name=true, sample_size=100000)",
     "parquet": "read_parquet(?, union_by_name=true)",
@@ -60,8 +62,14 @@ class Refused(Exception):
 class Guard:
     """Which tables a statement reads, and whether it does nothing else."""
 
-    def __init__(self, tables: Collection[str]) -> None:
+    def __init__(self, tables: Collection[str], reserved: Collection[str]) -> None:
+        """
+        Args:
+            tables: The datasets.
+            reserved: Names of DuckDB's own tables and views.
+        """
         self._tables = tables
+        self._reserved = reserved
         self.used: set[str] = set()
         """Datasets that the last checked statement reads."""
 
@@ -82,8 +90,18 @@ class Guard:
             raise Refused("send one statement at a time")
         nodes = list(_nodes(parsed["statements"]))
         named = {entry["key"].lower() for node in nodes for entry in _ctes(node)}
+        self._check_names(named)
         for node in nodes:
             self._check_node(node, named)
+
+    def _check_names(self, named: Collection[str]) -> None:
+        """A name of a WITH is let through everywhere, though it holds in a part of the statement
+        only; so it must mean nothing elsewhere: no view of DuckDB's, and no file."""
+        for name in named:
+            if name in self._reserved or not WITH_NAME.fullmatch(name):
+                raise Refused(
+                    "a name in WITH is made of letters, digits and _, and is no table of DuckDB's"
+                )
 
     def _check_node(self, node: dict[str, Any], named: Collection[str]) -> None:
         kind = node.get("type")
@@ -128,11 +146,10 @@ class Guard:
     def _use(self, node: dict[str, Any], named: Collection[str]) -> None:
         path = [part.lower() for part in node["qualified_name"]["path"]]
         name = path[-1]
-        if len(path) == 1 and name in named:
-            return
-        if name not in self._tables or (len(path) > 1 and path != ["main", name]):
+        if name in self._tables and path in ([name], ["main", name]):
+            self.used.add(name)
+        elif path != [name] or name not in named:
             raise Refused(unknown_table(".".join(path), self._tables))
-        self.used.add(name)
 
 
 def unknown_table(name: str, tables: Collection[str]) -> str:
@@ -174,7 +191,6 @@ class Engine:
 
         self._datasets = datasets
         self._loaded: set[str] = set()
-        self._guard = Guard(datasets)
         self._connection = duckdb.connect(
             ":memory:",
             config={
@@ -195,6 +211,15 @@ class Engine:
         self._connection.execute(f"SET allowed_paths = [{listed}]")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
+        self._guard = Guard(datasets, self._own_names())
+
+    def _own_names(self) -> set[str]:
+        """What a table name without a schema reaches when there are no datasets."""
+        rows = self._connection.execute(
+            "SELECT view_name FROM duckdb_views() WHERE schema_name != 'information_schema' "
+            "UNION ALL SELECT table_name FROM duckdb_tables()"
+        ).fetchall()
+        return {name.lower() for (name,) in rows}
 
     def answer(self, sql: str, max_rows: int, max_bytes: int) -> Iterator[dict[str, Any]]:
         """Messages to the parent: columns, rows as they come, and the end."""
@@ -261,7 +286,8 @@ def plain(value: Any) -> Any:
         case float():
             return value if math.isfinite(value) else None
         case decimal.Decimal():
-            return int(value) if value == value.to_integral_value() else float(value)
+            is_whole = value == value.to_integral_value()
+            return plain(int(value)) if is_whole else float(value)
         case datetime.datetime() | datetime.date() | datetime.time():
             return value.isoformat()
         case bytes() | bytearray() | memoryview():

@@ -95,6 +95,8 @@ def test_the_parts_sent_ahead_are_the_rows_of_the_result(ask: Ask) -> None:
         ("SELECT NULL", None),
         ("SELECT DATE '2024-02-29'", "2024-02-29"),
         ("SELECT 1.5::DECIMAL(9, 2)", 1.5),
+        ("SELECT 3::DECIMAL(9, 2)", 3),
+        ("SELECT 99999999999999999999999::DECIMAL(38, 0)", "99999999999999999999999"),
         ("SELECT 'NaN'::DOUBLE", None),
         ("SELECT 9007199254740993", "9007199254740993"),
         ("SELECT [1, 2]", [1, 2]),
@@ -108,6 +110,12 @@ def test_each_type_has_one_form_in_json(ask: Ask, query: str, value: Any) -> Non
     result = ask(query)
     assert result.structured is not None
     assert result.structured["rows"] == [[value]]
+
+
+def test_a_with_may_have_the_name_of_the_dataset_that_it_reads(ask: Ask) -> None:
+    queries.close_idle()  # nothing is loaded yet
+    query = "WITH penguins AS (SELECT * FROM penguins WHERE species = 'Gentoo') FROM penguins"
+    assert ask(f"SELECT count(*) AS n FROM ({query})").content == "n\n124"
 
 
 def test_cells_that_would_break_the_csv_are_quoted(ask: Ask) -> None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from thornback.tools import ToolFailure, queries, query_process, sql
@@ -104,6 +107,7 @@ READING_FILES = [
     "FROM read_text(chr(47) || 'etc' || chr(47) || 'passwd')",
     "FROM sales, LATERAL (FROM read_text('YARD/canary.csv'))",
     "SUMMARIZE FROM read_csv('YARD/canary.csv')",
+    "SELECT json_serialize_plan('FROM read_text(''YARD/canary.csv'')')",
     "DESCRIBE FROM read_csv('YARD/canary.csv')",
     "SUMMARIZE 'YARD/canary.csv'",
     "DESCRIBE 'YARD/canary.csv'",
@@ -141,6 +145,16 @@ WRITING = [
     "PREPARE p AS COPY sales TO 'YARD/out.csv'",
     "BEGIN TRANSACTION",
 ]
+
+OUT_OF_SCOPE = [
+    "SELECT (WITH sqlite_master AS (SELECT 1) SELECT 1), * FROM sqlite_master",
+    "WITH a AS (FROM duckdb_views), duckdb_views AS (SELECT 1) FROM a",
+    "FROM sales, (WITH PG_SETTINGS AS (SELECT 1) SELECT 1), pg_settings",
+    "SELECT (WITH duckdb_columns AS (SELECT 1) SELECT 1), * FROM duckdb_columns",
+    "SELECT (WITH pragma_database_list AS (SELECT 1) SELECT 1), * FROM pragma_database_list",
+    """SELECT (WITH "YARD/sales.csv" AS (SELECT 1) SELECT 1), * FROM "YARD/sales.csv" """,
+]
+"""A WITH that gives its name only to a part of the statement, which the rest reads as well."""
 
 REACHING_OUT = [
     "INSTALL httpfs",
@@ -217,6 +231,12 @@ def test_no_file_but_the_datasets_can_be_read(query: str, yard: Yard) -> None:
     assert attack(query, yard).startswith("refused")
 
 
+@pytest.mark.parametrize("query", OUT_OF_SCOPE)
+def test_a_name_of_a_with_opens_nothing_where_it_does_not_hold(query: str, yard: Yard) -> None:
+    sql.sql_query("SELECT count(*) FROM sales", Recorded().ctx)  # what is loaded can be told about
+    assert attack(query, yard).startswith("refused")
+
+
 @pytest.mark.parametrize("query", WRITING)
 def test_nothing_can_be_written(query: str, yard: Yard) -> None:
     assert attack(query, yard).startswith("refused")
@@ -260,6 +280,33 @@ def test_a_cancelled_call_ends_its_query_at_once(yard: Yard, call: Recorded) -> 
     call.ctx.cancel()
     with pytest.raises(ToolFailure, match="cancelled"):
         sql.sql_query("SELECT levenshtein(repeat('a', 300000), repeat('b', 300000))", call.ctx)
+
+
+HOST = """
+import threading
+from thornback.tools import queries, sql
+from thornback.tools.testing import Recorded
+
+process = queries._QueryProcess({})
+queries._idle.append(process)
+sql.sql_query("SELECT 1", Recorded(remaining_s=60))
+query = "SELECT levenshtein(repeat('a', 300000), repeat('b', 300000))"
+print(process._process.pid, flush=True)
+sql.sql_query(query, Recorded(remaining_s=60))
+"""
+
+
+def test_a_query_ends_with_its_host_whatever_kills_that(yard: Yard) -> None:
+    host = subprocess.Popen([sys.executable, "-c", HOST], stdout=subprocess.PIPE, text=True,
+                            env={**os.environ, "THORNBACK_DATASETS": "{}"})  # fmt: skip
+    assert host.stdout is not None
+    query = psutil.Process(int(host.stdout.readline()))
+    while query.cpu_times().user < 1:  # it is at work, deep in DuckDB
+        assert host.poll() is None
+    host.kill()
+    host.communicate()
+    psutil.wait_procs([query], timeout=SLACK_S)
+    assert not query.is_running() or query.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize(
