@@ -32,6 +32,8 @@ DEFAULT_LOG_CHANGES = 20_000
 """Changes that the log keeps before its oldest are trimmed away."""
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 """Bytes written to the WAL after which it is copied into the database."""
+_WRITE_BYTES = 16 * 1024
+"""What a write adds to the WAL beside its value, at most: whole pages of records, log, and index."""
 
 _DATABASE = "journal.sqlite"
 _LOCK = "owner"
@@ -202,7 +204,10 @@ class Journal:
             logged = self._trim(logged)
             self._writer.execute("UPDATE store SET number = ?", (number,))
         self.number, self._logged = number, logged
-        self._unmerged_bytes += sum(len(w.value or b"") for batch in batches for w in batch)
+        # A value is written twice: as the record, and into the log.
+        self._unmerged_bytes += sum(
+            _WRITE_BYTES + 2 * len(w.value or b"") for batch in batches for w in batch
+        )
         return outcomes
 
     @contextmanager

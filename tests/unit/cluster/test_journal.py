@@ -139,6 +139,17 @@ def test_threads_that_commit_together_lose_nothing(journal: Journal) -> None:
     assert len(values(journal)) == journal.number == 80
 
 
+@pytest.mark.parametrize("value", [b"x", None, b"x" * 20_000], ids=["small", "none", "large"])
+def test_the_wal_does_not_grow_beyond_its_bound(
+    value: bytes | None, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound_bytes = 512 * 1024
+    monkeypatch.setattr("thornback.cluster.journal.CHECKPOINT_BYTES", bound_bytes)
+    for i in range(150):
+        journal.commit([Write("s", f"k{i % 20}", value)])
+    assert (journal.directory / "journal.sqlite-wal").stat().st_size < 2 * bound_bytes
+
+
 # --- owners ---------------------------------------------------------------------------------------
 
 
