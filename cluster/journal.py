@@ -33,7 +33,7 @@ DEFAULT_LOG_CHANGES = 20_000
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 """Bytes written to the WAL after which it is copied into the database."""
 _WRITE_BYTES = 16 * 1024
-"""What a write adds to the WAL beside its value, at most: whole pages of records, log, and index."""
+"""What a write may add to the WAL beside its value: whole pages of records, log and indexes."""
 
 _DATABASE = "journal.sqlite"
 _LOCK = "owner"

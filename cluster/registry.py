@@ -238,7 +238,12 @@ def plan(entries: Entries, edit: Edit) -> list[Change]:
     if edit.pool is not None:
         gone |= {key for key, kept in entries.items() if kept.pool == edit.pool}
     faults = [
-        *(f"{_title(entry)}: {fault}" for _, _, entry in new for fault in _faults_of(entry)),
+        *(
+            f"{_title(entry)}: {fault}"
+            for space, value, entry in new
+            if not _stands(entries, space, key_of(entry), value)
+            for fault in _faults_of(entry)
+        ),
         *_clashes(entries, gone, edit.pool, [entry for _, _, entry in new]),
     ]
     if faults:
@@ -253,8 +258,14 @@ def plan(entries: Entries, edit: Edit) -> list[Change]:
     ] + [
         Change(0, space, key, value)
         for (space, key), value in put.items()
-        if (space, key) not in entries or entries[space, key].value != value
+        if not _stands(entries, space, key, value)
     ]
+
+
+def _stands(entries: Entries, space: str, key: str, value: bytes) -> bool:
+    """Whether an entry is kept exactly so already, hence has been judged."""
+    kept = entries.get((space, key))
+    return kept is not None and kept.value == value
 
 
 def _decoded(edit: Edit) -> Iterator[tuple[Space, bytes, Entry]]:

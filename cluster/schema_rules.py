@@ -53,12 +53,16 @@ def _reach_fault(document: dict[str, Any]) -> str | None:
         if depth > MAX_SCHEMA_DEPTH:
             return f"deeper than {MAX_SCHEMA_DEPTH} levels"
         if isinstance(node, list):
-            waiting += [(item, depth + 1, is_data) for item in node]
-        elif isinstance(node, dict):
+            waiting += [(x, depth + 1, is_data) for x in node if isinstance(x, dict | list)]
+        else:
             outside = None if is_data else _outside_reference(node)
             if outside is not None:
                 return outside
-            waiting += [(node[k], depth + 1, is_data or k in _DATA) for k in node]
+            waiting += [
+                (value, depth + 1, is_data or key in _DATA)
+                for key, value in node.items()
+                if isinstance(value, dict | list)
+            ]
     return None
 
 
