@@ -65,6 +65,12 @@ class Runner:
             case _:
                 raise AssertionError(f"{block.page}:{block.line}: nobody runs this block")
 
+    def end_others(self) -> None:
+        """End the clusters that blocks started and, because one failed, did not end."""
+        pointers = self._cluster.home / "thornback" / "clusters"
+        for name in {pointer.stem for pointer in pointers.glob("*.json")} - {self._cluster.name}:
+            self._cluster.thornback("down", name)
+
     def _execute(self, block: Block, command: list[str]) -> None:
         done = subprocess.run(
             command,

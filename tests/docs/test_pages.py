@@ -16,8 +16,11 @@ PAGES = ("README.md", "docs/author.md", "docs/operator.md", "docs/agents.md")
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page_runs(page: str, cluster: RunningCluster, tmp_path: Path) -> None:
     runner = Runner(cluster, tmp_path)
-    for block in blocks_of(page):
-        runner.run(block)
+    try:
+        for block in blocks_of(page):
+            runner.run(block)
+    finally:
+        runner.end_others()
 
 
 def readme_block(word: str) -> Block:
