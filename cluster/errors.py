@@ -299,7 +299,7 @@ class Unavailable(ThornbackError):
 
 
 class Overloaded(Unavailable):
-    """The pool's queue is full; the call was not started."""
+    """The pool's queue was full when the call came, and it was not admitted."""
 
     code = "pool.overloaded"
 
@@ -310,6 +310,20 @@ class Overloaded(Unavailable):
 
     def __str__(self) -> str:
         return f"Pool {self.pool} is full; retry after {self.retry_after_s:g} s"
+
+
+class PoolBusy(Unavailable):
+    """The call was admitted, and no replica of the pool had room for it; it was not started."""
+
+    code = "pool.busy"
+
+    def __init__(self, pool: str, retry_after_s: float) -> None:
+        super().__init__(pool, retry_after_s)
+        self.pool = pool
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"Every replica of pool {self.pool} is busy; retry after {self.retry_after_s:g} s"
 
 
 class NoReplica(Unavailable):

@@ -114,7 +114,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
 
     wire: int
     code: str
-    """Dotted code: `pool.overloaded`, `pool.broken`, `tool.unknown`, ..."""
+    """Dotted code: `pool.busy`, `pool.broken`, `tool.unknown`, ..."""
     facts: list[str]
     """Positional facts of the error class with that code, as text."""
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from thornback.cluster.errors import Overloaded, ReplicaLost, Unavailable
+from thornback.cluster.errors import PoolBusy, ReplicaLost, Unavailable
 
 RETRY_PAUSE_S = 0.05
 """Pause before the second attempt; it doubles with each further one."""
@@ -54,7 +54,6 @@ def retry_verdict(
     attempts: int,
     max_attempts: int,
     remaining_s: float,
-    by_host: bool = False,
 ) -> Verdict:
     """Whether a call whose attempt ended in `failure` may be sent again.
 
@@ -64,14 +63,13 @@ def retry_verdict(
         attempts: Attempts made, the failed one included: 1, 2, ...
         max_attempts: Attempts that the tool's call policy allows.
         remaining_s: Seconds until the call's deadline.
-        by_host: Whether a host refused the call before it started; another may have room.
     """
     if may_have_run(failure):
         if not repeatable:
             return GiveUp("not repeatable")
-    elif not (by_host and isinstance(failure, Overloaded)):
+    elif not isinstance(failure, PoolBusy):
         # Infeasible, broken, no replica before the deadline, the gateway's own queue full: the
-        # same question now gets the same answer.
+        # same question now gets the same answer. Of busy hosts, another may have room.
         return GiveUp("would fail again")
     if attempts >= max_attempts:
         return GiveUp("attempts used up")

@@ -20,6 +20,7 @@ from thornback.cluster.errors import (
     NoReplica,
     Overloaded,
     PoolBroken,
+    PoolBusy,
     ReplicaLost,
     ToolTimeout,
     Unavailable,
@@ -136,9 +137,9 @@ class ServePool:
         return self.entry.name
 
     async def call(self, message: CallMessage, emit: Emit) -> Outcome:
-        limit = self.entry.max_queued_requests
-        # Every call waits for its acknowledgement, if only for a moment: 0 lets one do so.
-        if limit >= 0 and self._waiting >= max(limit, 1):
+        # As Serve does, this counts a call until its host has acknowledged it, so that of calls
+        # that come in the same moment more may be refused than would have had to wait.
+        if 0 <= self.entry.max_queued_requests <= self._waiting:
             raise Overloaded(self.name, RETRY_AFTER_S)
         flight = _Flight(self, message, emit)
         # Serve ties a handle call to the request in whose context it is made, and cancels it with
@@ -187,6 +188,10 @@ class _Flight:
         except asyncio.CancelledError:
             if self._verdict is not None:
                 raise self._verdict from None
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                # Nobody cancelled this call here: Ray did, with the replica that had it.
+                raise ReplicaLost(self._pool.name, self._message.tool) from None
             raise
 
     async def _send_until_taken(self) -> Outcome:
@@ -270,7 +275,7 @@ class _Flight:
         if self._state not in ("queued", "sent"):
             return ToolTimeout(self._message.tool, self._message.remaining_s)
         if self._waits.busy:
-            return Overloaded(self._pool.name, RETRY_AFTER_S)
+            return PoolBusy(self._pool.name, RETRY_AFTER_S)
         return NoReplica(self._pool.name, self._waits.why, RETRY_AFTER_S)
 
 
@@ -291,8 +296,8 @@ def refusal(pool: str, refused: Refused) -> Unavailable:
     """The error that a host's refusal stands for."""
     facts = refused.facts
     match refused.code, len(facts):
-        case Overloaded.code, 2:
-            return Overloaded(facts[0], float(facts[1]))
+        case PoolBusy.code, 2:
+            return PoolBusy(facts[0], float(facts[1]))
         case NoReplica.code, 3:
             return NoReplica(facts[0], facts[1], float(facts[2]))
         case PoolBroken.code, 3:

@@ -18,6 +18,7 @@ from thornback.cluster.catalog import Catalog, PoolEntry, ToolSpec, content_hash
 from thornback.cluster.errors import (
     InvalidArguments,
     NoReplica,
+    Overloaded,
     PoolBroken,
     ToolTimeout,
     Unavailable,
@@ -164,6 +165,7 @@ class RoutingEngine:
         """Send the call until it is answered, or must not or need not be sent again."""
         reports = _Reports(emit, self._clock)
         attempts = 0
+        failure: Unavailable | None = None
         while True:
             attempts += 1
             remaining_s = arrived + timeout_s - self._clock.monotonic()
@@ -172,12 +174,15 @@ class RoutingEngine:
                 if not isinstance(outcome, Refused):
                     queue_s = max(0.0, reports.admitted_at - arrived)
                     return Routed(outcome, spec.version, attempts, queue_s)
-                failure: Unavailable = refusal(pool.name, outcome)
-                by_host = True
+                failure = refusal(pool.name, outcome)
             except ToolTimeout:
                 raise ToolTimeout(spec.name, timeout_s) from None
+            except Overloaded as full:
+                # Only a new call is refused at the door: of one that was admitted, what became of
+                # its last attempt is the answer.
+                raise failure or full from None
             except Unavailable as error:
-                failure, by_host = error, False
+                failure = error
             verdict = retry_verdict(
                 failure,
                 # What the client has seen of an attempt cannot be taken back.
@@ -185,7 +190,6 @@ class RoutingEngine:
                 attempts=attempts,
                 max_attempts=spec.call.max_attempts,
                 remaining_s=arrived + timeout_s - self._clock.monotonic(),
-                by_host=by_host,
             )
             if isinstance(verdict, GiveUp):
                 raise failure

@@ -34,7 +34,7 @@ class FakeStream:
     After the last one the stream stays open where `hangs`, until it is cancelled.
     """
 
-    def __init__(self, replies: list[Event | Outcome | Exception], hangs: bool = False) -> None:
+    def __init__(self, replies: list[Event | Outcome | BaseException], hangs: bool = False) -> None:
         self._replies = replies
         self._hangs = hangs
         self.cancelled = False
@@ -42,7 +42,7 @@ class FakeStream:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for reply in self._replies:
             await asyncio.sleep(0)
-            if isinstance(reply, Exception):
+            if isinstance(reply, BaseException):
                 raise reply
             yield encode(reply)
         if self._hangs:

@@ -27,6 +27,7 @@ EXAMPLES: list[ThornbackError] = [
     errors.ToolTimeout("sql_query", 2.0),
     errors.CallCancelled("sql_query"),
     errors.Overloaded("sql", 0.5),
+    errors.PoolBusy("sql", 0.5),
     errors.NoReplica("sql", "starting", 2.0),
     errors.ReplicaLost("sql", "sql_query"),
     errors.PoolInfeasible("embed", "1 GPU", "0 GPU"),

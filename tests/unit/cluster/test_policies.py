@@ -6,6 +6,7 @@ from thornback.cluster.errors import (
     NoReplica,
     Overloaded,
     PoolBroken,
+    PoolBusy,
     PoolInfeasible,
     ReplicaLost,
     Unavailable,
@@ -20,9 +21,9 @@ from thornback.cluster.policies import (
 )
 
 LOST = ReplicaLost("sql", "sql_query")
-FULL = Overloaded("sql", 1.0)
+BUSY = PoolBusy("sql", 1.0)
 NEVER_STARTED = [
-    FULL,
+    Overloaded("sql", 1.0),
     NoReplica("sql", "starting", 1.0),
     PoolInfeasible("sql", "1 GPU", "0 GPU"),
     PoolBroken("sql", "mine", "ImportError: x"),
@@ -34,7 +35,6 @@ def verdict(
     repeatable: bool = True,
     attempts: int = 1,
     remaining_s: float = 10.0,
-    by_host: bool = False,
 ) -> Verdict:
     return retry_verdict(
         failure,
@@ -42,7 +42,6 @@ def verdict(
         attempts=attempts,
         max_attempts=2,
         remaining_s=remaining_s,
-        by_host=by_host,
     )
 
 
@@ -63,7 +62,7 @@ def test_an_attempt_that_could_only_time_out_is_not_made() -> None:
 
 
 def test_what_a_busy_host_refused_may_go_to_another_even_if_not_repeatable() -> None:
-    assert isinstance(verdict(FULL, repeatable=False, by_host=True), Retry)
+    assert isinstance(verdict(BUSY, repeatable=False), Retry)
 
 
 @pytest.mark.parametrize("failure", NEVER_STARTED, ids=lambda f: f.code)
@@ -73,7 +72,7 @@ def test_what_would_fail_again_is_answered_at_once(failure: Unavailable) -> None
 
 def test_only_a_lost_replica_leaves_doubt_whether_the_tool_ran() -> None:
     assert may_have_run(LOST)
-    assert not any(may_have_run(failure) for failure in NEVER_STARTED)
+    assert not any(may_have_run(failure) for failure in [BUSY, *NEVER_STARTED])
 
 
 def test_each_further_attempt_waits_longer() -> None:

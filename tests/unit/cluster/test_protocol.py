@@ -32,6 +32,7 @@ RAISED: list[ThornbackError] = [
     errors.UnsupportedVersion("x", ["2026-07-28"]),
     errors.HttpRefusal(413, "x"),
     errors.Overloaded("pool", 0.2),
+    errors.PoolBusy("pool", 0.2),
     errors.NoReplica("pool", "x", 1.0),
     errors.RegistryUnavailable("x"),
     errors.ContentDamaged("9f86"),
@@ -91,6 +92,7 @@ def test_a_full_queue_is_refused_and_all_else_that_befalls_a_call_is_a_result() 
     assert not is_result(errors.UnknownTool("x"))
     assert is_result(errors.ToolTimeout("x", 1.0))
     assert is_result(errors.ReplicaLost("pool", "x"))
+    assert is_result(errors.PoolBusy("pool", 1.0))
 
 
 def test_a_failed_call_is_a_text_for_the_model_and_a_code_for_programs() -> None:

@@ -16,6 +16,7 @@ from thornback.cluster.errors import (
     NoReplica,
     Overloaded,
     PoolBroken,
+    PoolBusy,
     PoolInfeasible,
     ReplicaLost,
     ThornbackError,
@@ -102,6 +103,10 @@ def test_a_call_that_was_sent_and_not_acknowledged_counts_as_acknowledged() -> N
     assert isinstance(failure(FakeHandle(FakeStream([unavailable]))), ReplicaLost)
 
 
+def test_a_call_that_ray_cancelled_with_its_replica_was_not_cancelled_by_its_client() -> None:
+    assert isinstance(failure(FakeHandle(FakeStream([ACK, asyncio.CancelledError()]))), ReplicaLost)
+
+
 def test_a_stream_that_ends_without_an_outcome_is_a_lost_replica() -> None:
     assert isinstance(failure(FakeHandle(FakeStream([ACK]))), ReplicaLost)
 
@@ -172,12 +177,12 @@ def test_a_call_that_nobody_took_by_its_deadline_had_no_replica() -> None:
     assert stream.cancelled
 
 
-def test_a_call_that_waited_for_busy_replicas_until_its_deadline_met_an_overload() -> None:
+def test_a_call_that_waited_for_busy_replicas_until_its_deadline_met_a_busy_pool() -> None:
     running = {POOL.application: ApplicationFacts("RUNNING", replicas={"RUNNING": 2})}
     handle = FakeHandle(FakeStream([], hangs=True))
     message = msgspec.structs.replace(CALL, remaining_s=0.2)
     late = failure(handle, message=message, facts=Facts(BIG.nodes, applications=running))
-    assert isinstance(late, Overloaded)
+    assert isinstance(late, PoolBusy)
 
 
 def test_cancelling_the_caller_cancels_the_stream() -> None:
@@ -217,7 +222,7 @@ def test_a_call_that_waits_says_so_once() -> None:
 @pytest.mark.parametrize(
     ("refused", "error"),
     [
-        (Refused(1, "pool.overloaded", ["gpu", "0.5"]), Overloaded("gpu", 0.5)),
+        (Refused(1, "pool.busy", ["gpu", "0.5"]), PoolBusy("gpu", 0.5)),
         (
             Refused(1, "pool.no_replica", ["gpu", "importing", "1"]),
             NoReplica("gpu", "importing", 1),

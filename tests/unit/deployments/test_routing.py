@@ -21,7 +21,9 @@ from thornback.cluster.catalog import (
 from thornback.cluster.errors import (
     InvalidArguments,
     NoReplica,
+    Overloaded,
     PoolBroken,
+    PoolBusy,
     ReplicaLost,
     ThornbackError,
     ToolTimeout,
@@ -244,9 +246,20 @@ def test_attempts_are_bounded() -> None:
 
 
 def test_a_busy_host_refuses_and_another_attempt_is_made() -> None:
-    full = Refused(WIRE_VERSION, "pool.overloaded", ["sql", "1"])
+    full = Refused(WIRE_VERSION, "pool.busy", ["sql", "1"])
     pool = FakePool([full], [DONE])
     assert Engine(catalog(spec()), pool).call().attempts == 2
+
+
+def test_a_full_queue_does_not_refuse_a_call_that_was_admitted_before() -> None:
+    busy = Refused(WIRE_VERSION, "pool.busy", ["sql", "1"])
+    pool = FakePool([busy], [Overloaded("sql", 1.0)])
+    assert isinstance(Engine(catalog(spec()), pool).failure(), PoolBusy)
+
+
+def test_a_full_queue_refuses_a_new_call() -> None:
+    pool = FakePool([Overloaded("sql", 1.0)])
+    assert isinstance(Engine(catalog(spec()), pool).failure(), Overloaded)
 
 
 def test_a_pool_without_replica_is_not_asked_twice() -> None:
