@@ -36,6 +36,8 @@ class EventStream:
         self._logs_dropped = 0
         self._closed = False
         self._finished = False
+        self._waking = False
+        """Whether the loop has been called and has not looked yet: one call will do."""
         self._wanted = asyncio.Event()
         self._taken = asyncio.Event()
 
@@ -47,7 +49,9 @@ class EventStream:
             if self._closed:  # nobody reads any more
                 return
             self._keep(event)
-            self._loop.call_soon_threadsafe(self._wanted.set)
+            if not self._waking:
+                self._waking = True
+                self._loop.call_soon_threadsafe(self._wanted.set)
 
     async def room(self) -> None:
         """Wait, on the loop, until an item would not block."""
@@ -100,6 +104,7 @@ class EventStream:
 
     def _take(self) -> list[Event]:
         with self._changed:
+            self._waking = False
             taken, self._events = self._events, []
             if self._logs_dropped:
                 taken.append(_dropped(self._logs_dropped))

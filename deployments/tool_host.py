@@ -33,12 +33,12 @@ from thornback.cluster.messages import (
     decode_call,
     encode,
 )
+from thornback.cluster.protocol import error_result
 from thornback.deployments.clock import Clock, SystemClock
 from thornback.deployments.event_stream import EventStream
 from thornback.deployments.tool_modules import Mismatch, ToolModules, close, load, mismatches
 from thornback.tools.context import ToolContext
 from thornback.tools.definition import Tool
-from thornback.tools.results import failure_result
 from thornback.tools.runner import run
 
 logger = logging.getLogger(__name__)
@@ -120,9 +120,10 @@ class ToolHost:
             yield encode(tool)
             return
         events = EventStream(asyncio.get_running_loop())
-        context = ToolContext.of(call, events)
-        self._running[call.call_id] = call
         remaining_s = deadline - self._clock.monotonic()
+        # The tool is told what is left, not what was left before this host had imported it.
+        context = ToolContext.of(msgspec.structs.replace(call, remaining_s=remaining_s), events)
+        self._running[call.call_id] = call
         task = asyncio.create_task(self._run(tool, call, context, events, remaining_s))
         task.add_done_callback(lambda _: self._running.pop(call.call_id, None))
         try:
@@ -178,7 +179,7 @@ class ToolHost:
         # Serve admits no more calls than there are slots; threads that outlived their calls take
         # slots that it does not know of.
         if self._threads.busy >= self._replica().max_ongoing_requests:
-            return Refused(WIRE_VERSION, "pool.overloaded", [self._pool, "1"])
+            return Refused(WIRE_VERSION, "pool.busy", [self._pool, "1"])
         return tool
 
     def _broken(self, module: str, cause: str) -> Refused:
@@ -276,7 +277,8 @@ class CountedThreads(ThreadPoolExecutor):
 
 
 def _failed(error: ThornbackError) -> Complete:
-    return Complete(WIRE_VERSION, failure_result(str(error)), is_error=True, error_code=error.code)
+    result = msgspec.json.encode(error_result(error))
+    return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
 
 
 async def _registered_specs(cluster: str, pool: str) -> list[ToolSpec]:

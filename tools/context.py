@@ -184,10 +184,13 @@ class ToolContext:
         """
         plain = jsonable(self.tool, value, ANYTHING)
         data = msgspec.json.encode(plain)
+        shown = readable(plain) if text is None else text
         with self._lock:
-            shown = readable(plain) if text is None else text
-            self._emit(Partial(WIRE_VERSION, self._items, data, shown))
+            seq = self._items
             self._items += 1
+        # Not under the lock: a thread that waits here for room would hold up a report that is made
+        # on the loop, and the loop is what makes room.
+        self._emit(Partial(WIRE_VERSION, seq, data, shown))
 
     async def room(self) -> None:
         """Wait until the host has room for another item. For the runner of async generators.

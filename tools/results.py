@@ -132,11 +132,6 @@ def call_tool_result(tool: str, value: Any, returns: Returns, max_result_bytes: 
     return data
 
 
-def failure_result(text: str) -> bytes:
-    """The JSON object of a `CallToolResult` that says what went wrong."""
-    return msgspec.json.encode({"content": [_text(text)], "isError": True})
-
-
 def jsonable(tool: str, value: Any, returns: Returns) -> Any:
     """A value in JSON's types.
 

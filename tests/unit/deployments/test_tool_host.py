@@ -125,6 +125,24 @@ def test_a_tool_that_hangs_is_given_up_on(cluster: Cluster) -> None:
     assert isinstance(outcome, Complete)
     assert outcome.is_error
     assert outcome.error_code == "tool.timeout"
+    said = msgspec.json.decode(outcome.result)["_meta"]["io.thornback/error"]
+    assert said == {"code": "tool.timeout"}
+
+
+def test_a_tool_is_told_the_time_that_waiting_for_its_host_has_left(cluster: Cluster) -> None:
+    @tool
+    def left(ctx: ToolContext) -> float:
+        """Tell how long there is."""
+        return ctx.remaining_s
+
+    async def calls() -> Reply:
+        cluster.registry_answers.clear()
+        call = asyncio.create_task(replies_of(cluster.host(left), message("left", remaining_s=4)))
+        await asyncio.sleep(0.05)  # this is the time that is to be seen to pass
+        cluster.registry_answers.set()
+        return (await call)[-1]
+
+    assert structured(run(calls())) <= 3.95
 
 
 def test_a_bug_in_a_tool_is_logged_here_and_not_told(
@@ -229,7 +247,7 @@ def test_a_thread_that_outlives_its_call_keeps_its_slot(cluster: Cluster) -> Non
         return refused, (await replies_of(host, message("stubborn")))[-1]
 
     refused, answered = run(calls())
-    assert refused == Refused(WIRE_VERSION, "pool.overloaded", ["pool", "1"])
+    assert refused == Refused(WIRE_VERSION, "pool.busy", ["pool", "1"])
     assert structured(answered) == "late"
 
 
@@ -277,6 +295,30 @@ def test_an_async_generator_waits_until_its_items_are_read(cluster: Cluster) -> 
         return await greatest_lead(cluster.host(numbers), produced)
 
     assert run(calls()) <= 2 * MAX_PARTIALS + 1
+
+
+def test_a_thread_that_waits_for_room_holds_up_no_report_on_the_loop(cluster: Cluster) -> None:
+    @tool
+    async def both(ctx: ToolContext) -> int:
+        """Report from a thread and from the loop."""
+        full = threading.Event()
+
+        def items() -> int:
+            for number in range(2 * MAX_PARTIALS):
+                if number == MAX_PARTIALS:
+                    full.set()
+                ctx.partial(number)
+            return number
+
+        thread = asyncio.get_running_loop().run_in_executor(None, items)
+        assert full.wait(PATIENCE_S)  # on the loop: nobody reads meanwhile
+        ctx.progress(0.5)
+        return await thread
+
+    async def calls() -> Reply:
+        return (await replies_of(cluster.host(both), message("both", progress=True)))[-1]
+
+    assert structured(run(calls())) == 2 * MAX_PARTIALS - 1
 
 
 def test_a_module_that_cannot_be_imported_is_named_and_spares_the_others(
