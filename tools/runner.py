@@ -97,8 +97,9 @@ class _Attempt:
         return outcome
 
     def warm(self) -> None:
-        # What this raises is raised again, and answered, by the run itself.
-        with contextlib.suppress(Exception):
+        # What this raises is raised again, and answered, by the run itself. Whatever it is: a
+        # SystemExit that reached the loop would end the host.
+        with contextlib.suppress(BaseException):
             self._tool.warm()
 
     async def on_loop(self) -> Outcome:

@@ -152,13 +152,14 @@ def test_a_class_keeps_its_state_between_calls() -> None:
     assert [text_of(completed(Counter)) for _ in range(3)] == ["1", "2", "3"]
 
 
-def test_a_class_that_cannot_be_made_is_a_bug_of_each_call() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("no model here"), SystemExit(3)])
+def test_a_class_that_cannot_be_made_is_a_bug_of_each_call(error: BaseException) -> None:
     @tool
     class Broken:
         """Break."""
 
         def __init__(self) -> None:
-            raise RuntimeError("no model here")
+            raise error
 
         async def __call__(self) -> None:
             raise NotImplementedError
