@@ -56,7 +56,7 @@ class Sessions:
     ) -> str:
         """
         Raises:
-            InvalidParams: if the client's capabilities are larger than an id can carry.
+            InvalidParams: if the client's capabilities are more than an id can carry.
         """
         session = Session(
             revision_name=revision.name,
@@ -66,7 +66,10 @@ class Sessions:
             principal=principal,
             expires_at=self._clock.wall() + SESSION_TTL_S,
         )
-        plain = msgspec.msgpack.encode(session)
+        try:
+            plain = msgspec.msgpack.encode(session)
+        except OverflowError:
+            raise InvalidParams("capabilities hold an integer of more than 64 bits") from None
         if len(plain) > MAX_SESSION_BYTES:
             raise InvalidParams(f"capabilities are larger than {MAX_SESSION_BYTES} bytes")
         return self._seals.seal("session", plain)

@@ -105,7 +105,9 @@ class ToolCalls:
 
     def _call_of(self, exchange: Exchange) -> Call:
         params, meta = exchange.request.params, exchange.meta
-        responses = params.get("inputResponses")
+        modern = exchange.revision.modern
+        # Older revisions have no such parameter, so that nobody has checked its shape.
+        responses = params.get("inputResponses") if modern else None
         version, traceparent = meta.get(VERSION_META), meta.get("traceparent")
         return Call(
             caller=exchange.caller,
@@ -117,7 +119,7 @@ class ToolCalls:
             log_level=exchange.log_level,
             capabilities=msgspec.json.encode(exchange.capabilities),
             input_responses=None if responses is None else msgspec.json.encode(responses),
-            request_state=self._states.open(exchange) if exchange.revision.modern else None,
+            request_state=self._states.open(exchange) if modern else None,
             traceparent=traceparent if isinstance(traceparent, str) else None,
             timeout_s=None,
         )

@@ -122,6 +122,14 @@ async def test_an_older_client_is_told_to_be_newer() -> None:
     assert said == {"code": "tool.input_not_possible"}
 
 
+@pytest.mark.requirement("input:older")
+@pytest.mark.parametrize("answers", [True, [1], "x"])
+async def test_an_older_client_has_no_answers_to_send(client: Client, answers: object) -> None:
+    old = await client.session("2025-11-25")
+    params = {"name": "add", "arguments": {"a": 1, "b": 2}, "inputResponses": answers}
+    assert (await old.call("tools/call", params)).text == "3"
+
+
 @pytest.mark.requirement("input:prompt")
 async def test_a_prompt_asks_as_a_tool_does() -> None:
     client = asking().gateway()

@@ -55,6 +55,11 @@ def test_a_session_of_a_revision_we_do_not_speak_is_over(clock: FakeClock) -> No
         later.read(session_id, ANN)
 
 
+def test_capabilities_that_no_id_can_carry_are_refused(sessions: Sessions) -> None:
+    with pytest.raises(InvalidParams, match="64 bits"):
+        sessions.new_id(REVISION, {"experimental": {"x": {"n": 2**64}}}, {}, ANN)
+
+
 def test_a_client_s_long_name_is_cut_and_its_many_capabilities_are_refused(
     sessions: Sessions,
 ) -> None:
