@@ -8,7 +8,7 @@ HTTP, Ray or who is listening; `registry.py` makes catalogs, gateways hold them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,7 +47,7 @@ class AccessPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def admits(self, caller: Caller) -> bool:
         who = caller.principal
-        return any(
+        return "*" in self.principals or any(
             any(fnmatchcase(tag, pattern.removeprefix("tag:")) for tag in who.tags)
             if pattern.startswith("tag:")
             else fnmatchcase(who.name, pattern)
@@ -109,6 +109,11 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def key(self) -> str:
         """The entry's key in the journal."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def is_prerelease(self) -> bool:
+        """Whether the version has a hyphen before its build metadata (semver.org, 9 and 10)."""
+        return "-" in self.version.partition("+")[0]
 
     @property
     def repeatable(self) -> bool:
@@ -370,13 +375,12 @@ class Catalog:
         None where there is no such tool or this caller may not use it: the same answer.
         """
         versions = [s for s in self.tools.get(name, ()) if _may_use(caller, s)]
-        stable = [s for s in versions if not semver.Version.parse(s.version).prerelease]
-        return next(iter(stable or versions), None)
+        return next((s for s in versions if not s.is_prerelease), next(iter(versions), None))
 
-    def listed_tools(self, caller: Caller) -> list[ToolSpec]:
+    def listed_tools(self, caller: Caller) -> Iterator[ToolSpec]:
         """What `tools/list` shows this caller: one version a tool, by name."""
         found = (self.tool(name, caller) for name in self.tools)
-        return [spec for spec in found if spec is not None and spec.visibility == "listed"]
+        return (spec for spec in found if spec is not None and spec.visibility == "listed")
 
     def visible(self, space: Space, caller: Caller) -> list[Entry]:
         """The prompts, resources or templates that this caller may see, by key."""

@@ -48,7 +48,7 @@ class Caller(msgspec.Struct, frozen=True):
 
     def may_use(self, tool: str) -> bool:
         """Whether one of this caller's patterns names `tool`."""
-        return any(fnmatchcase(tool, pattern) for pattern in self.tools)
+        return "*" in self.tools or any(fnmatchcase(tool, pattern) for pattern in self.tools)
 
 
 EVERYBODY = Caller(Principal(DEFAULT_TENANT, ANONYMOUS))

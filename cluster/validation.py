@@ -26,8 +26,8 @@ MAX_LINE_CHARS = 300
 MAX_VALUE_CHARS = 60
 MAX_NAME_CHARS = 128
 """A longer word is nobody's misspelling, and comparing it takes the square of its length."""
-MAX_NEAREST = 2000
-"""Names compared with one word, at most."""
+MAX_NEAREST = 1000
+"""Names compared with one word, at most: some 20 ms, and the event loop waits for them."""
 MAX_BACKTRACKS = 100_000
 """Steps that one `pattern` may take, so that no argument can hold the gateway."""
 

@@ -85,6 +85,8 @@ class Listening:
 
     def changed(self, old: Catalog, new: Catalog) -> None:
         """Take note of a change of the catalog; called on the event loop."""
+        if not self._streams:  # comparing 10,000 tools takes milliseconds
+            return
         gone = _changed_keys(old, new, "principals")
         changes = _changes(old, new)
         for stream in list(self._streams):

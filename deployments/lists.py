@@ -128,7 +128,7 @@ class Lists:
         if view is None:
             if len(self._views) >= MAX_KEPT_VIEWS:
                 self._views.clear()
-            view = self._views[caller] = catalog.listed_tools(caller)
+            view = self._views[caller] = list(catalog.listed_tools(caller))
         return view
 
 
