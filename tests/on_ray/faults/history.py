@@ -16,7 +16,9 @@ Outcome = Literal["right", "told", "front", "cut", "wrong"]
 """`right`: the tool's own answer. `told`: an error in valid MCP. `front`: HAProxy's own answer.
 `cut`: no answer, the connection ended or could not be made. `wrong`: anything else."""
 
-NOT_STARTED = frozenset({"pool.no_replica", "pool.overloaded", "pool.broken", "pool.infeasible"})
+NOT_STARTED = frozenset(
+    {"pool.no_replica", "pool.overloaded", "pool.busy", "pool.broken", "pool.infeasible"}
+)
 """Codes that promise that the tool did not run."""
 AFTER_KILL_S = 0.25
 """A call that begins later than this after a kill must not feel it."""
