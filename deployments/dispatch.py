@@ -188,9 +188,7 @@ class _Flight:
         except asyncio.CancelledError:
             if self._verdict is not None:
                 raise self._verdict from None
-            task = asyncio.current_task()
-            if task is None or not task.cancelling():
-                # Nobody cancelled this call here: Ray did, with the replica that had it.
+            if not _cancelled_here():  # Ray did it, with the replica that had the call
                 raise ReplicaLost(self._pool.name, self._message.tool) from None
             raise
 
@@ -287,9 +285,19 @@ async def _close(stream: Stream, unanswered: bool) -> None:
     # Assigned to a replica in this very moment, but not yet known to the stream: its `cancel` did
     # nothing then. Reading on finds the replica, and giving that up cancels there.
     with suppress(Exception):
-        async with asyncio.timeout(CLOSING_S):
-            async for _ in stream:
-                pass
+        try:
+            async with asyncio.timeout(CLOSING_S):
+                async for _ in stream:
+                    pass
+        except asyncio.CancelledError:
+            if _cancelled_here():  # otherwise it is the stream that was cancelled, by us
+                raise
+
+
+def _cancelled_here() -> bool:
+    """Whether this task is being cancelled, rather than something that it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def refusal(pool: str, refused: Refused) -> Unavailable:

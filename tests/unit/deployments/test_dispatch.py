@@ -125,6 +125,19 @@ def test_a_call_that_serve_would_not_send_is_sent_when_it_will(
     assert run(call(handle)) == DONE
 
 
+def test_a_stream_that_says_it_was_cancelled_when_it_is_closed_changes_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Closing(FakeStream):
+        def cancel(self) -> None:
+            self._replies = [asyncio.CancelledError()]
+
+    monkeypatch.setattr(dispatch, "RESEND_S", 0.0)
+    monkeypatch.setattr(dispatch, "CLOSING_S", 1.0)
+    unsent = DeploymentUnavailableError(DeploymentID("ToolHost", "gpu"))
+    assert run(call(FakeHandle(Closing([unsent]), FakeStream([ACK, DONE])))) == DONE
+
+
 def test_a_call_that_serve_will_never_send_is_told_why() -> None:
     unsent = DeploymentUnavailableError(DeploymentID("ToolHost", "gpu"))
     assert isinstance(failure(FakeHandle(FakeStream([unsent])), facts=LAPTOP), PoolInfeasible)
