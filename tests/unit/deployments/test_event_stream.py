@@ -1,0 +1,23 @@
+"""What a call says on its way from the tool's thread; the host's tests cover the rest of it."""
+
+import asyncio
+from collections.abc import Callable
+
+from thornback.cluster.messages import WIRE_VERSION, Progress
+from thornback.deployments.event_stream import EventStream
+
+
+def test_a_burst_of_reports_calls_the_loop_once_and_its_last_is_read() -> None:
+    calls: list[Callable[[], None]] = []
+
+    async def burst() -> list[object]:
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe = calls.append  # type: ignore[method-assign,assignment]
+        stream = EventStream(loop)
+        for number in range(1000):
+            stream(Progress(WIRE_VERSION, float(number)))
+        stream.finish()
+        return [event async for event in stream.events()]
+
+    assert asyncio.run(burst()) == [Progress(WIRE_VERSION, 999.0)]
+    assert len(calls) == 1
