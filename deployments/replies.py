@@ -19,6 +19,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 KEEP_ALIVE_S = 15.0
 MAX_WAITING_NOTIFICATIONS = 1024
+MAX_WAITING_BYTES = 4 * 1024 * 1024
 """For a client that reads slower than its tool reports. The oldest go first: notifications advise,
 the answer is complete without them."""
 
@@ -44,13 +45,20 @@ class Reply:
     def __init__(self, send: Send, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self._send = send
         self._keep_alive_s = keep_alive_s
-        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING_NOTIFICATIONS)
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
         self._wake = asyncio.Event()
         self._streaming = False
 
     def notify(self, method: str, params: Mapping[str, Any]) -> None:
         """Queue a notification; it is sent before the answer."""
         self._waiting.append(encode_notification(method, params))
+        self._waiting_bytes += len(self._waiting[-1])
+        while (
+            len(self._waiting) > MAX_WAITING_NOTIFICATIONS
+            or self._waiting_bytes > MAX_WAITING_BYTES
+        ):
+            self._next()
         self._wake.set()
 
     async def follow(self, work: asyncio.Task[Answer], gone: asyncio.Future[None]) -> None:
@@ -82,7 +90,12 @@ class Reply:
 
     async def _flush(self) -> None:
         while self._waiting:
-            await self._write_stream(_event(self._waiting.popleft()))
+            await self._write_stream(_event(self._next()))
+
+    def _next(self) -> bytes:
+        notification = self._waiting.popleft()
+        self._waiting_bytes -= len(notification)
+        return notification
 
     async def _write_stream(self, data: bytes) -> None:
         if not self._streaming:
