@@ -242,7 +242,8 @@ def render_gateway(config: ClusterConfig) -> dict[str, Any]:
                 "graceful_shutdown_wait_loop_s": 0.2,
                 "graceful_shutdown_timeout_s": 40,
                 "max_surge_percent": 100,
-                "logging_config": {"enable_access_log": False},
+                # At INFO, Serve has a line for each call that its client cancels.
+                "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
                 "ray_actor_options": {"num_cpus": gateway.num_cpus},
             }
         ],

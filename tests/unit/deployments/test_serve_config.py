@@ -83,7 +83,8 @@ def test_the_gateway_drains_and_keeps_thousands_of_streams(tmp_path: Path) -> No
     (deployment,) = render_gateway(config_of(tmp_path))["deployments"]
     assert "runtime_env" not in deployment["ray_actor_options"]
     assert deployment["max_ongoing_requests"] >= 10_000
-    assert deployment["logging_config"] == {"enable_access_log": False}
+    logging_config = {"enable_access_log": False, "log_level": "WARNING"}
+    assert deployment["logging_config"] == logging_config
 
 
 def test_changed_code_changes_the_environment_of_its_pool(tmp_path: Path) -> None:
