@@ -86,8 +86,7 @@ class Kernel:
         handlers: Mapping[str, Handler],
         direct: Mapping[str, Handler],
         *,
-        instructions: str | None = None,
-        public: bool = False,
+        public: bool,
     ) -> None:
         """
         Args:
@@ -96,14 +95,11 @@ class Kernel:
             handlers: Methods whose results the SDK shapes for the revision.
             direct: Methods whose results go out as they are, for their size: their parameters are
                 checked as all are.
-            instructions: For the model, in `server/discover` and `initialize`.
             public: Whether everybody sees the same, so that a shared cache may keep it.
         """
-        scope = "public" if public else "private"
-        self.cache_scope = scope
-        hint = CacheHint(ttl_ms=DISCOVER_TTL_MS, scope=cast(Any, scope))
+        hint = CacheHint(ttl_ms=DISCOVER_TTL_MS, scope="public" if public else "private")
         self._server: Server[dict[str, Any]] = Server(
-            name, version=version, instructions=instructions, cache_hints={"server/discover": hint}
+            name, version=version, cache_hints={"server/discover": hint}
         )
         for method, handler in {**handlers, **direct}.items():
             self._server.add_request_handler(method, _PARAMS[method], _adapted(handler))
@@ -117,12 +113,22 @@ class Kernel:
             ThornbackError: as the handler raised it, or for a method or parameters that the
                 revision does not have.
         """
-        revision, request = exchange.revision, exchange.request
         connection = Connection.from_envelope(
-            revision.name, exchange.client_info, exchange.capabilities
+            exchange.revision.name, exchange.client_info, exchange.capabilities
         )
         # Older clients may leave capabilities and name out once a session is not asked for.
         connection.initialized.set()
+        return await self._serve(exchange, connection)
+
+    async def initialize(self, exchange: Exchange) -> tuple[dict[str, Any], Revision]:
+        """The result of `initialize`, and the revision it agreed on: the client's, or our latest
+        of the revisions with a handshake."""
+        connection = Connection(_NoChannel(), protocol_version=LATEST_LEGACY.name)
+        result = await self._serve(exchange, connection)
+        return result, REVISIONS[connection.protocol_version]
+
+    async def _serve(self, exchange: Exchange, connection: Connection) -> dict[str, Any]:
+        request = exchange.request
         try:
             return await serve_one(
                 self._server,
@@ -134,24 +140,6 @@ class Kernel:
             )
         except (MCPError, ValidationError) as error:
             raise _ours(error, request.method) from error
-
-    async def initialize(self, exchange: Exchange) -> tuple[dict[str, Any], Revision]:
-        """The result of `initialize`, and the revision it agreed on: the client's, or our latest
-        of the revisions with a handshake."""
-        request = exchange.request
-        connection = Connection(_NoChannel(), protocol_version=LATEST_LEGACY.name)
-        try:
-            result = await serve_one(
-                self._server,
-                _Dispatch(exchange),
-                request.method,
-                request.params,
-                connection=connection,
-                lifespan_state={},
-            )
-        except (MCPError, ValidationError) as error:
-            raise _ours(error, request.method) from error
-        return result, REVISIONS[connection.protocol_version]
 
     async def _go_direct(
         self, ctx: ServerRequestContext[dict[str, Any], Any], call_next: CallNext
