@@ -16,17 +16,15 @@ from pydantic import ValidationError
 from thornback.cluster.catalog import AccessPolicy, Annotations, CallPolicy, ToolSpec
 from thornback.cluster.config import ClusterConfig, PoolConfig, misfits
 from thornback.cluster.errors import ConfigError
-from thornback.cluster.serve_options import AutoscalingOptions, ConfigModel
+from thornback.cluster.serve_options import AutoscalingOptions
 
-Origin = Literal["built-in", "defaults", "decorator", "pool", "tool", "file"]
+Origin = Literal["built-in", "defaults", "decorator", "pool", "tool"]
 
 _MERGED = ("autoscaling_config", "ray_actor_options", "logging_config", "backpressure_config",
            "runtime_env", "env_vars")  # fmt: skip
 """Keys whose mappings merge key by key, wherever they stand."""
 _TOOL_DEFAULTS = ("timeout_s", "max_attempts", "max_result_bytes")
 """Keys of `defaults` that are about calls, not about pools."""
-_SECRET = "(set)"
-"""What is shown of an environment variable: operators put keys there."""
 _ANNOTATIONS = Annotations.__struct_fields__
 
 
@@ -35,66 +33,6 @@ class Setting(NamedTuple):
 
     value: Any
     origin: Origin
-
-
-class EffectiveSetting(NamedTuple):
-    """One effective value under its whole key, as `config show` prints it."""
-
-    key: str
-    value: Any
-    origin: Origin
-
-
-def effective_settings(
-    config: ClusterConfig, tool: str | None = None, declared: ToolSpec | None = None
-) -> list[EffectiveSetting]:
-    """Every effective setting; secrets are left out.
-
-    Args:
-        config: A valid config.
-        tool: Only what concerns this tool.
-        declared: That tool as its decorator declares it, where somebody has looked; without it the
-            decorator's layer is empty.
-    """
-    if tool is not None:
-        spec = declared or msgspec.structs.replace(_PLAIN_TOOL, name=tool)
-        return _rows(f"tools.{tool}", tool_settings(config, spec))
-    rows: list[EffectiveSetting] = []
-    for section in ("name", "state_dir", "ray", "gateway"):
-        rows += _section(config, section)
-    for name, principal in config.principals.items():
-        shown = principal.model_dump(exclude={"key_sha256"})
-        rows += [EffectiveSetting(f"principals.{name}.{k}", v, "file") for k, v in shown.items()]
-    for name, pool in config.pools.items():
-        rows += _rows(f"pools.{name}", pool_settings(config, pool))
-    for name in config.tools:
-        spec = msgspec.structs.replace(_PLAIN_TOOL, name=name)
-        rows += _rows(f"tools.{name}", tool_settings(config, spec))
-    return rows
-
-
-def _section(config: ClusterConfig, name: str) -> list[EffectiveSetting]:
-    """A part of the config that has no layers but the file and the built-in values."""
-    value = getattr(config, name)
-    if name == "state_dir":
-        value = str(config.state_path)
-    if not isinstance(value, ConfigModel):
-        return [EffectiveSetting(name, value, _file_or_built_in(config, name))]
-    return [
-        EffectiveSetting(f"{name}.{key}", each, _file_or_built_in(value, key))
-        for key, each in value.model_dump().items()
-    ]
-
-
-def _file_or_built_in(model: ConfigModel, key: str) -> Origin:
-    return "file" if key in model.model_fields_set else "built-in"
-
-
-def _rows(prefix: str, settings: Mapping[str, Setting]) -> list[EffectiveSetting]:
-    return [
-        EffectiveSetting(f"{prefix}.{key}", _SECRET if ".env_vars." in key else value, origin)
-        for key, (value, origin) in settings.items()
-    ]
 
 
 def pool_settings(config: ClusterConfig, pool: PoolConfig) -> dict[str, Setting]:

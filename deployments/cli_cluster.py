@@ -42,7 +42,7 @@ TargetArgument = Annotated[
     str | None,
     typer.Argument(
         help="Name of a cluster, or the config it was started with; default: the one that runs.",
-        metavar="[NAME|CONFIG]",
+        metavar="NAME|CONFIG",
     ),
 ]
 

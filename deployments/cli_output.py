@@ -81,9 +81,10 @@ class ProgressLine:
         if method != "notifications/progress":
             return
         message = params.get("message")
-        if self._show_item is not None and is_partial(params):
-            self.items_shown += 1
-            self._show_item(str(message or ""))
+        if is_partial(params):  # the result will hold it again
+            if self._show_item is not None:
+                self.items_shown += 1
+                self._show_item(str(message or ""))
         elif sys.stderr.isatty():
             self._draw(params.get("progress", 0), params.get("total"), message)
         elif message and message != self._last_message:

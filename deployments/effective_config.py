@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from thornback.cluster.catalog import ToolSpec
-from thornback.cluster.config import ClusterConfig, PoolConfig
+from thornback.cluster.config import ClusterConfig, PoolConfig, PrincipalConfig
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.settings import pool_settings, tool_settings
 
 HIDDEN = "(from outside the file)"
+SET = "(set)"
+"""What is shown of an environment variable that stands in the file: operators put keys there."""
 
 
 class Row(NamedTuple):
@@ -59,13 +61,15 @@ def _rows_of_all(config: ClusterConfig) -> Iterator[Row]:
                     said = key in value.model_fields_set
                     yield Row(f"{name}.{key}", _plain(getattr(value, key)), _origin(said))
         elif value != field.default:
-            yield Row(name, _plain(value), _origin(name in config.model_fields_set))
+            plain = _without_hashes(value) if name == "principals" else _plain(value)
+            yield Row(name, plain, _origin(name in config.model_fields_set))
 
 
 def _rows_of_pool(config: ClusterConfig, pool: str, pool_config: PoolConfig) -> Iterator[Row]:
     for key, setting in pool_settings(config, pool_config).items():
         origin = "config" if setting.origin == "pool" else setting.origin
-        yield Row(f"pools.{pool}.{key}", setting.value, origin)
+        value = SET if ".env_vars." in f".{key}" else setting.value
+        yield Row(f"pools.{pool}.{key}", value, origin)
 
 
 def _rows_of_tool(config: ClusterConfig, tool: str) -> Iterator[Row]:
@@ -116,6 +120,13 @@ def _is_under(key: str, hidden: set[str]) -> bool:
         or (path.startswith("defaults.") and f".{path.removeprefix('defaults.')}." in f".{key}.")
         for path in hidden
     )
+
+
+def _without_hashes(principals: Mapping[str, PrincipalConfig]) -> dict[str, Any]:
+    return {
+        name: one.model_dump(exclude={"key_sha256"}, exclude_unset=True)
+        for name, one in principals.items()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,6 @@ from thornback.cluster.config import ClusterConfig, parse_config
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.settings import (
     effective_pool,
-    effective_settings,
     effective_tool,
     pool_settings,
     tool_settings,
@@ -116,20 +115,3 @@ def test_an_effective_tool_keeps_what_only_its_author_knows() -> None:
 
 def test_a_tool_without_overrides_is_as_declared() -> None:
     assert effective_tool(config_of(), SPEC) == SPEC
-
-
-def test_no_variable_and_no_key_is_shown() -> None:
-    config = config_of(
-        pool={"runtime_env": {"env_vars": {"TOKEN": "hunter2"}}},
-        principals={"a": {"key_sha256": "ab" * 32}},
-    )
-    rows = effective_settings(config)
-    assert ("pools.p.runtime_env.env_vars.TOKEN", "(set)", "pool") in rows
-    assert "hunter2" not in str(rows)
-    assert "abab" not in str(rows)
-
-
-def test_every_setting_of_a_pool_can_be_read_back() -> None:
-    config = config_of()
-    keys = {row.key for row in effective_settings(config)}
-    assert {"gateway.port", "pools.p.max_ongoing_requests", "name"} <= keys

@@ -103,8 +103,9 @@ def test_a_call_as_json_is_the_whole_result(run: Run) -> None:
     assert json.loads(done.stdout) == TEXT
 
 
-def test_a_streaming_call_prints_items_once_and_keeps_progress_apart(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("words", [["--stream"], []])
+def test_a_call_prints_what_it_streams_once_and_keeps_progress_apart(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = {"progress": 1, "message": "row 1", "_meta": {"io.thornback/partial": True}}
     messages = [
@@ -116,7 +117,7 @@ def test_a_streaming_call_prints_items_once_and_keeps_progress_apart(
     sse = httpx.Response(200, text=events, headers={"content-type": "text/event-stream"})
     client = McpClient("http://cluster.test/mcp", None, httpx.MockTransport(lambda _: sse))
     monkeypatch.setattr(cli_call, "open_client", lambda *target: client)
-    done = CliRunner().invoke(app, ["call", "rows", "{}", "--stream"])
+    done = CliRunner().invoke(app, ["call", "rows", "{}", *words])
     assert (done.stdout, done.stderr) == ("row 1\n", "waiting\n")
 
 

@@ -9,7 +9,8 @@ from thornback.deployments.effective_config import HIDDEN, Row, effective_config
 CONFIG = """
 name: lab
 gateway: {port: 9000}
-defaults: {runtime_env: {env_vars: {TOKEN: "${LAB_TOKEN}"}}}
+principals: {ann: {key_sha256: abababababababababababababababababababababababababababababababab}}
+defaults: {runtime_env: {env_vars: {TOKEN: "${LAB_TOKEN}", WORD: swordfish}}}
 pools:
   text: {tools: [thornback.tools.text], num_replicas: 2}
 tools:
@@ -41,6 +42,21 @@ def test_what_comes_from_outside_the_file_is_not_shown(path: Path) -> None:
     found = rows(path)
     assert "hunter2" not in str(found)
     assert found["pools.text.runtime_env.env_vars.TOKEN"].value == HIDDEN
+
+
+def test_no_variable_and_no_key_is_shown(path: Path) -> None:
+    found = rows(path)
+    assert found["pools.text.runtime_env.env_vars.WORD"] == Row(
+        "pools.text.runtime_env.env_vars.WORD", "(set)", "defaults"
+    )
+    assert "swordfish" not in str(found)
+    assert "abab" not in str(found)
+    assert "ann" in found["principals"].value
+
+
+def test_what_the_decorator_says_is_a_layer_of_its_own(path: Path) -> None:
+    found = rows(path, "text_stats")
+    assert found["tools.text_stats.read_only"] == Row("tools.text_stats.read_only", True, "decorator")
 
 
 def test_a_tool_is_shown_with_its_pool(path: Path) -> None:
