@@ -229,6 +229,12 @@ class McpEndpoint:
         except ThornbackError as error:
             await send_answer(send, _refusal(request.id, error, record))
             return
+        except Exception:
+            record.error = "internal"
+            answer = _bug_answer(request)
+            record.status = answer.status
+            await send_answer(send, answer)
+            return
         record.revision = exchange.revision.name
         key = None if session is None else (session_key(headers[SESSION_HEADER]), request.id)
         work = self._running.start(self._work(exchange), key)
@@ -258,10 +264,8 @@ class McpEndpoint:
             exchange.error = error.code
             return _error_answer(rpc_id, rpc_error(error), keep_status=modern)
         except Exception:
-            error_id = new_id("err")
-            logger.exception("%s failed (%s)", shown(exchange.request.method), error_id)
             exchange.error = "internal"
-            return _error_answer(rpc_id, internal_error(error_id), keep_status=True)
+            return _bug_answer(exchange.request)
 
     async def _initialize(self, exchange: Exchange) -> Answer:
         result, revision = await self._kernel.initialize(exchange)
@@ -375,6 +379,13 @@ def _error_answer(rpc_id: RpcId | None, error: RpcError, *, keep_status: bool) -
     busy = error.status == 503
     status = error.status if keep_status or busy else 200
     return Answer(status, encode_error(rpc_id, error), error.headers)
+
+
+def _bug_answer(request: Request) -> Answer:
+    """The answer where an exception of ours is being handled, which only the log may tell."""
+    error_id = new_id("err")
+    logger.exception("%s failed (%s)", shown(request.method), error_id)
+    return _error_answer(request.id, internal_error(error_id), keep_status=True)
 
 
 def _cancelled(exchange: Exchange) -> Answer:

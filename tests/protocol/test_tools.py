@@ -7,6 +7,7 @@ from tests.protocol import tools_under_test
 from tests.protocol.gateways import META, MODERN, POOL, Client, Cluster
 from thornback.cluster.errors import Overloaded
 from thornback.cluster.messages import WIRE_VERSION, Raised
+from thornback.deployments import mcp_endpoint
 from thornback.tools.definition import tool_of
 
 pytestmark = pytest.mark.anyio
@@ -85,6 +86,20 @@ async def test_a_bug_of_ours_is_told_as_an_id(
     answered = await client.tool("add", {"a": 1, "b": 2})
     assert (answered.status, answered.error["code"]) == (200, -32603)
     assert answered.error["message"] == f"Internal error ({answered.error['data']['errorId']})"
+    assert answered.error["data"]["errorId"] in caplog.text
+
+
+@pytest.mark.requirement("errors:no-secrets")
+async def test_so_is_a_bug_before_the_request_is_understood(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("password=hunter2")
+
+    monkeypatch.setattr(mcp_endpoint, "read_envelope", broken)
+    answered = await client.tool("add", {"a": 1, "b": 2})
+    assert (answered.status, answered.error["code"]) == (200, -32603)
+    assert b"hunter2" not in answered.body
     assert answered.error["data"]["errorId"] in caplog.text
 
 
