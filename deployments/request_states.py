@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from thornback.cluster.errors import InvalidParams
+from thornback.cluster.errors import InvalidParams, ToolFailure
 from thornback.cluster.principals import Principal
 from thornback.deployments.clock import Clock
 from thornback.deployments.exchange import Exchange
-from thornback.deployments.seal import BadSeal, Seals
+from thornback.deployments.seal import MAX_TOKEN_CHARS, BadSeal, Seals
 
 STATE_TTL_S = 600.0
 
@@ -34,6 +34,24 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     plain: str
 
 
+class StateTooLarge(ToolFailure):
+    """What the tool would keep until the client answers is more than the client can carry."""
+
+    code = "tool.state_too_large"
+
+    def __init__(self, tool: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(tool, size_bytes, limit_bytes)
+        self.tool = tool
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tool} asks for input with a state of {self.size_bytes} bytes, and "
+            f"{self.limit_bytes} can be kept: it must keep less, the client's answers included"
+        )
+
+
 class RequestStates:
     """Seals what goes out with `input_required`, and opens what comes back."""
 
@@ -42,8 +60,16 @@ class RequestStates:
         self._clock = clock
 
     def seal(self, exchange: Exchange, plain: str) -> str:
+        """
+        Raises:
+            StateTooLarge: if the client could not bring it back.
+        """
         state = State(*_bound_to(exchange), self._clock.wall() + STATE_TTL_S, plain)
-        return self._seals.seal("state", msgspec.msgpack.encode(state))
+        try:
+            return self._seals.seal("state", msgspec.msgpack.encode(state))
+        except ValueError:
+            name, size_bytes = exchange.request.params["name"], len(plain.encode())
+            raise StateTooLarge(name, size_bytes, MAX_TOKEN_CHARS // 2) from None
 
     def open(self, exchange: Exchange) -> str | None:
         """The plain state of a request, None where it brings none.

@@ -51,10 +51,17 @@ class Seals:
         self._random_bytes = random_bytes
 
     def seal(self, purpose: Purpose, plain: bytes) -> str:
-        """A token of visible ASCII that only this cluster can open."""
+        """A token of visible ASCII that only this cluster can open.
+
+        Raises:
+            ValueError: if it would be longer than what `open` takes.
+        """
         nonce = self._random_bytes(NONCE_BYTES)
         sealed = nonce + self._ciphers[0].encrypt(nonce, plain, self._bound_to(purpose))
-        return PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+        token = PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+        if len(token) > MAX_TOKEN_CHARS:
+            raise ValueError(f"{len(plain)} bytes are more than a token can carry")
+        return token
 
     def open(self, purpose: Purpose, token: str) -> bytes:
         """What was sealed.

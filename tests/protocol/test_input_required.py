@@ -5,7 +5,9 @@ import pytest
 from tests.protocol import tools_under_test
 from tests.protocol.gateways import Client, Cluster, offered
 from thornback.deployments.request_states import STATE_TTL_S
-from thornback.tools import conformance
+from thornback.tools import ToolContext, conformance, tool
+from thornback.tools.definition import tool_of
+from thornback.tools.input_requests import elicitation
 
 pytestmark = pytest.mark.anyio
 FORMS = {"elicitation": {}}
@@ -49,6 +51,18 @@ async def test_a_tool_asks_and_goes_on_with_the_answer() -> None:
         params["requestState"] = asked["requestState"]
     answered = await client.call("tools/call", params, capabilities=FORMS, rpc_id=2)
     assert answered.text == "Hello, Ada!"
+
+
+@pytest.mark.requirement("input:round-trip")
+async def test_a_state_that_no_client_could_bring_back_is_the_tool_s_failure() -> None:
+    @tool()
+    async def hoard(ctx: ToolContext) -> None:
+        """Keep too much."""
+        ctx.ask({"name": elicitation("Who?", {"type": "object"})}, state="x" * 60_000)
+
+    answered = await Cluster([tool_of(hoard)]).gateway().tool("hoard", capabilities=FORMS)
+    assert answered.result["isError"] is True
+    assert answered.result["_meta"]["io.thornback/error"] == {"code": "tool.state_too_large"}
 
 
 @pytest.mark.requirement("input:any-gateway")
