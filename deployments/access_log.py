@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -39,10 +39,13 @@ class AccessRecord:
 
 def write_access(record: AccessRecord) -> None:
     """Log the record. Text that a caller chose is made printable and at most 80 characters."""
-    fields = asdict(record)
-    fields["method"], fields["name"] = shown(record.method), shown(record.name)
-    fields["duration_ms"] = round(record.duration_ms, 2)
-    logger.info("%s", msgspec.json.encode(fields).decode())
+    said = replace(
+        record,
+        method=shown(record.method),
+        name=shown(record.name),
+        duration_ms=round(record.duration_ms, 2),
+    )
+    logger.info("%s", msgspec.json.encode(said).decode())
 
 
 def log_to_output() -> None:
