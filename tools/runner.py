@@ -178,6 +178,9 @@ class _Attempt:
         if not isinstance(error, (ToolFailure, Unavailable)):
             error = self._bug(error)
         result = msgspec.json.encode(error_result(error))
+        if len(result) > self._ctx.max_result_bytes:
+            error = ResultTooLarge(self._tool.name, len(result), self._ctx.max_result_bytes)
+            result = msgspec.json.encode(error_result(error))
         return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
 
     def _bug(self, error: BaseException) -> ToolBug:

@@ -211,6 +211,15 @@ def test_a_bug_in_a_tool_is_logged_here_and_not_told(
     assert "Traceback" in caplog.text
 
 
+def test_a_failure_is_no_larger_than_a_result_may_be() -> None:
+    @tool
+    def rant() -> None:
+        """Fail at length."""
+        raise ToolFailure("no " * 1000)
+
+    assert completed(rant, max_result_bytes=1000).error_code == "tool.result_too_large"
+
+
 @either_way
 def test_a_protocol_error_of_a_tool_is_a_json_rpc_error(target: Any) -> None:
     outcome = outcome_of(target, '{"how": "protocol"}')
