@@ -103,7 +103,7 @@ class DeploymentOptions(ConfigModel):
     autoscaling_config: AutoscalingOptions | None = None
     max_ongoing_requests: PositiveInt = 32
     """Calls that one replica runs at a time."""
-    max_queued_requests: int = Field(default=1000, ge=-1)
+    max_queued_requests: PositiveInt | Literal[-1] = 1000
     """Calls that one gateway lets wait for the pool; one more is refused. -1: no limit."""
     backpressure_config: BackpressureOptions | None = None
     ray_actor_options: ActorOptions = ActorOptions()

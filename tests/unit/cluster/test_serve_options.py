@@ -65,6 +65,7 @@ def test_our_defaults_are_options_that_serve_accepts() -> None:
         {"num_replicas": 1, "autoscaling_config": {}},
         {"autoscaling_config": {"min_replicas": 5, "max_replicas": 2}},
         {"max_replicas_per_node": 101},
+        {"max_queued_requests": 0},
     ],
     ids=str,
 )
