@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-import msgspec
 from pydantic import ValidationError
 
 from thornback.cluster.catalog import AccessPolicy, Annotations, CallPolicy, ToolSpec

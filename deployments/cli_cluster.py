@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +29,7 @@ from thornback.deployments.cli_output import (
     print_json,
     print_table,
 )
+from thornback.deployments.cli_target import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from thornback.cluster.config import ClusterConfig
@@ -125,14 +125,8 @@ def _greet(config: ClusterConfig, done: Up) -> None:
     typer.echo("For an MCP client:")
     typer.echo(json.dumps(client, indent=2))
     typer.echo("\nTry:")
-    typer.echo("  thornback tools" if done.example is None else f"  {_example(done.example)}")
-
-
-def _example(tool: str) -> str:
-    known = {"sql_query": ["sql_query", "sql=SHOW TABLES"], "echo": ["echo", "text=hello"]}
-    if tool in known:
-        return "thornback call " + shlex.join(known[tool])
-    return f"thornback tools {tool}"
+    key = "" if config.anonymous else f"{KEY_VARIABLE}=<key> "
+    typer.echo(f"  {key}{done.cluster.example}")
 
 
 def _follow(cluster: ClusterFile) -> None:
@@ -147,16 +141,12 @@ def _follow(cluster: ClusterFile) -> None:
 
 
 def _end(config: ClusterConfig, cluster: ClusterFile) -> None:
-    """End what this `up` started; a second Ctrl-C must not stop that half-way."""
-    from thornback.deployments.launcher import bring_down
+    """End what this `up` started."""
+    from thornback.deployments.launcher import bring_down, uninterrupted
 
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    # Somebody may have run `thornback down` meanwhile.
+    with uninterrupted(), suppress(ClusterNotRunning):
         bring_down(config, cluster)
-    except ClusterNotRunning:  # somebody ran `thornback down` meanwhile
-        return
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def down(target: TargetArgument = None) -> None:

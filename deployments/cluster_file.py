@@ -41,6 +41,8 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
     """Processes that `up` started, by role."""
     applications: list[str] = []
     """Names of our Serve applications."""
+    example: str = ""
+    """A command to try."""
     applied: str = ""
     """Digest of what `up` last applied."""
 

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,11 +41,13 @@ from thornback.deployments.cluster_file import (
 from thornback.deployments.contents import config_entries
 from thornback.deployments.dashboard import Dashboard
 from thornback.deployments.environment import paths_of
+from thornback.deployments.example_call import example_call
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.pool_news import PoolNews, failure_of, pool_news
 from thornback.deployments.ports import is_free, listener_of
 from thornback.deployments.private_files import make_private_dir
 from thornback.deployments.ray_driver import announce, join, leave
+from thornback.deployments.ray_failures import in_words
 from thornback.deployments.ray_process import answers, start_head, stop_processes
 from thornback.deployments.serve_config import (
     GATEWAY_APP,
@@ -78,8 +81,6 @@ class Up(NamedTuple):
     started: bool
     """Whether this `up` started Ray."""
     pools: list[PoolNews]
-    example: str | None = None
-    """Name of a tool to try."""
 
 
 @contextmanager
@@ -128,13 +129,15 @@ def bring_up(
             joined = msgspec.structs.replace(
                 earlier, url=config.url, config_path=_text(config_path) or earlier.config_path
             )
-            join(joined)
-            return _deploy(config, plans, joined, started=False, tell=tell)
+            with in_words(joined.temp_dir):
+                join(joined)
+                return _deploy(config, plans, joined, started=False, tell=tell)
         if address is not None:
             tell(f"joining the Ray at {address}")
             cluster = _joined_file(config, address, config_path)
-            join(cluster)
-            return _deploy(config, plans, cluster, started=False, tell=tell)
+            with in_words(None):
+                join(cluster)
+                return _deploy(config, plans, cluster, started=False, tell=tell)
         return _start(config, plans, config_path, tell)
 
 
@@ -167,12 +170,26 @@ def _start(
         head = starting.wait()
         cluster = msgspec.structs.replace(cluster, pids=head.pids)
         write_cluster_file(cluster)
-        join(cluster)
-        return _deploy(config, plans, cluster, started=True, tell=tell)
+        with in_words(cluster.temp_dir):
+            join(cluster)
+            return _deploy(config, plans, cluster, started=True, tell=tell)
     except BaseException:
-        stop_processes(paths.temp_dir, cluster.pids)
-        remove_cluster_file(cluster)
+        with uninterrupted():
+            stop_processes(paths.temp_dir, cluster.pids)
+            remove_cluster_file(cluster)
         raise
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Finish what is inside: a second Ctrl-C must not leave half a cluster behind."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, signal.SIG_IGN) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler or signal.SIG_DFL)  # None: set in C
 
 
 def _refuse_taken_port(config: ClusterConfig) -> None:
@@ -227,10 +244,13 @@ def _deploy(
         tell("waiting for the gateway")
         _await_gateway(config, dashboard)
         pools = _await_pools(written, dashboard, tell)
-        cluster = msgspec.structs.replace(cluster, applied=applied_digest(config, plans))
+        cluster = msgspec.structs.replace(
+            cluster,
+            applied=applied_digest(config, plans),
+            example=example_call(spec for _, found in written for spec in found.tools),
+        )
         write_cluster_file(cluster)
-        names = [spec.name for _, found in written for spec in found.tools]
-        return Up(cluster, started, pools, next(iter(names), None))
+        return Up(cluster, started, pools)
     finally:
         dashboard.close()
         leave()
@@ -447,13 +467,14 @@ def _remove_ours(config: ClusterConfig, cluster: ClusterFile) -> None:
         apply_applications(dashboard, config, [])
     finally:
         dashboard.close()
-    join(cluster)
-    import ray
-    from ray.util import list_named_actors
+    with in_words(cluster.temp_dir):
+        join(cluster)
+        import ray
+        from ray.util import list_named_actors
 
-    try:
-        for actor in list_named_actors(all_namespaces=True):
-            if actor["namespace"] == config.namespace:
-                ray.kill(ray.get_actor(actor["name"], config.namespace), no_restart=True)
-    finally:
-        leave()
+        try:
+            for actor in list_named_actors(all_namespaces=True):
+                if actor["namespace"] == config.namespace:
+                    ray.kill(ray.get_actor(actor["name"], config.namespace), no_restart=True)
+        finally:
+            leave()

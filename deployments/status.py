@@ -22,6 +22,7 @@ from thornback.deployments.environment import EXPECTED, missing_settings
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.pool_news import pool_news, replicas_of
 from thornback.deployments.ray_driver import join, leave
+from thornback.deployments.ray_failures import in_words
 from thornback.deployments.serve_config import GATEWAY_APP, POOL_DEPLOYMENT
 
 HOST_TIMEOUT_S = 5.0
@@ -214,12 +215,11 @@ def gather(cluster: ClusterFile) -> Facts:
     finally:
         dashboard.close()
     try:
-        join(cluster)
+        with in_words(cluster.temp_dir):
+            join(cluster)
+            _ask_ray(cluster, facts)
     except LaunchError as error:
         facts.problems.append(str(error))
-        return facts
-    try:
-        _ask_ray(cluster, facts)
     finally:
         leave()
     facts.environment = _gateway_environment(cluster, facts)

@@ -56,7 +56,9 @@ def test_no_variable_and_no_key_is_shown(path: Path) -> None:
 
 def test_what_the_decorator_says_is_a_layer_of_its_own(path: Path) -> None:
     found = rows(path, "text_stats")
-    assert found["tools.text_stats.read_only"] == Row("tools.text_stats.read_only", True, "decorator")
+    assert found["tools.text_stats.read_only"] == Row(
+        "tools.text_stats.read_only", True, "decorator"
+    )
 
 
 def test_a_tool_is_shown_with_its_pool(path: Path) -> None:
