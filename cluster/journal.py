@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from thornback.cluster.catalog import Change
+from thornback.cluster.directories import make_directory, sync_directory
 from thornback.cluster.errors import StoreConflict, StoreError, StoreFenced, StoreOwned
 from thornback.cluster.ids import new_id
 
@@ -131,7 +132,7 @@ class Journal:
         try:
             if expected_store_id is not None and not (directory / _DATABASE).exists():
                 raise StoreError(f"{directory} holds no store; expected {expected_store_id}")
-            _make_directory(directory)
+            make_directory(directory)
             lock = _take_lock(directory / _LOCK, owner)
         except OSError as e:
             raise StoreError(f"cannot open {directory}: {e}") from e
@@ -367,7 +368,7 @@ class Journal:
         )
         self._writer.execute("COMMIT")
         # SQLite syncs the directory entry of the WAL, but not that of the database.
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
 
     def _restart_wal(self) -> None:
         """Merge the WAL of the owner before and begin an empty one.
@@ -398,13 +399,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _make_directory(directory: Path) -> None:
-    missing = [p for p in (directory, *directory.parents) if not p.exists()]
-    for path in reversed(missing):
-        path.mkdir(mode=0o700, exist_ok=True)
-        _sync_directory(path.parent)
-
-
 def _touch_privately(path: Path) -> None:
     """Make the file if there is none, for this user alone; SQLite gives its WAL the same mode."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -425,11 +419,3 @@ def _take_lock(path: Path, owner: str) -> int:
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{owner} (pid {os.getpid()} on {socket.gethostname()})\n".encode(), 0)
     return lock
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

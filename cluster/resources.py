@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import diskcache
 
+from thornback.cluster.directories import make_directory, sync_directory
 from thornback.cluster.errors import ContentDamaged, StoreError, StoreOwned
 
 READ_BYTES = 1 << 20
@@ -163,7 +164,7 @@ class ContentStore(ContentFiles):
         self._synced_directories: set[Path] = set()
         try:
             for name in ("files", "partial", "damaged"):
-                (directory / name).mkdir(parents=True, exist_ok=True)
+                make_directory(directory / name)
             self._lock = _locked(directory)
         except OSError as error:
             raise _store_error("open", error) from error
@@ -238,7 +239,7 @@ class ContentStore(ContentFiles):
             self._with_index(lambda: self._index.forget([sha256]))
             try:
                 path.unlink()
-                _sync_directory(path.parent)
+                sync_directory(path.parent)
             except FileNotFoundError:
                 return False
             except OSError as error:
@@ -259,7 +260,7 @@ class ContentStore(ContentFiles):
         with self._mutex:
             self._ensure_directory(target.parent)
             os.replace(path, target)
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
             self._with_index(lambda: self._index.note({stored.sha256: stored.size_bytes}))
 
     def _ensure_directory(self, path: Path) -> None:
@@ -270,7 +271,7 @@ class ContentStore(ContentFiles):
             self._ensure_directory(path.parent)
         with contextlib.suppress(FileExistsError):
             os.mkdir(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         self._synced_directories.add(path)
 
     def _set_aside_if_damaged(self, sha256: str) -> None:
@@ -309,7 +310,7 @@ class ContentStore(ContentFiles):
         for sha256 in unlisted:  # renamed into place by a process that died before it synced that
             _sync_file(self.path_of(sha256))
             self._ensure_directory(self.path_of(sha256).parent)
-            _sync_directory(self.path_of(sha256).parent)
+            sync_directory(self.path_of(sha256).parent)
         self._index.note(unlisted)
         self._index_is_current = True
         for sha256, size_bytes in found.items():
@@ -426,9 +427,6 @@ def _sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-_sync_directory = _sync_file
 
 
 def _store_error(verb: str, error: OSError) -> StoreError:

@@ -255,6 +255,24 @@ def test_a_directory_that_was_never_synced_is_synced_by_the_next_put(
     assert len(calls) == 5
 
 
+def test_the_way_to_a_new_store_is_synced_and_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[Path] = set()
+    real = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    directory = tmp_path / "state" / "contents"
+    with ContentStore(directory) as store:
+        store.put(b"x")
+    assert {tmp_path, directory.parent, directory, directory / "files"} <= synced
+    assert {path.stat().st_mode & 0o077 for path in (directory.parent, directory)} == {0}
+
+
 KILLED_WHILE_IT_WRITES = """
 import sys
 from pathlib import Path
