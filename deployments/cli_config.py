@@ -62,7 +62,8 @@ def validate(
 ) -> None:
     """Check a config file: every problem with its path and the nearest valid key.
 
-    Exits with 1 where there is a problem.
+    Imports the tool modules, where they can be imported here, and warns of what models will not
+    read well. Exits with 1 where there is a problem; a warning is none.
 
     Example: thornback validate cluster.yaml
     """
@@ -71,11 +72,16 @@ def validate(
     except ConfigError as error:
         if not as_json:
             raise
-        print_json({"valid": False, "problems": str(error).splitlines()})
+        print_json({"valid": False, "problems": str(error).splitlines(), "warnings": []})
         raise typer.Exit(EXIT_SAID_NO) from error
+    from thornback.deployments.modules_here import tools_here, warnings_of
+
+    warnings = warnings_of(found, tools_here(found))
     if as_json:
-        print_json({"valid": True, "problems": []})
+        print_json({"valid": True, "problems": [], "warnings": warnings})
     else:
+        for line in warnings:
+            hint(f"warning: {line}")
         pools = len(found.pools) + len(found.modules)
         hint(f"{config_path(config_name)} is valid: cluster {found.name}, {pools} pools or modules")
 

@@ -196,11 +196,6 @@ def _broken(
     )
 
 
-def unknown_tools(config: ClusterConfig, known: set[str]) -> list[str]:
-    """Names under `tools:` that no pool offers, which the operator wants to hear of."""
-    return sorted(set(config.tools) - known)
-
-
 def ask_of(plan: PoolPlan) -> dict[str, float]:
     """What one replica asks of a node, under Ray's names for resources."""
     options = plan.config.ray_actor_options

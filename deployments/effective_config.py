@@ -6,7 +6,6 @@ environment or from another file (`${NAME}`, `${file:PATH}`) may be a secret and
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from thornback.cluster.catalog import ToolSpec
 from thornback.cluster.config import ClusterConfig, PoolConfig, PrincipalConfig
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.settings import pool_settings, tool_settings
+from thornback.deployments.modules_here import tools_here
 
 HIDDEN = "(from outside the file)"
 SET = "(set)"
@@ -82,19 +82,13 @@ def _rows_of_tool(config: ClusterConfig, tool: str) -> Iterator[Row]:
 
 
 def _declaration_of(config: ClusterConfig, tool: str) -> ToolSpec:
-    from thornback.deployments.tool_modules import load
-
-    # Tool modules lie beside the config, as they do for `up`.
-    sys.path.insert(0, config.base_dir)
-    broken: dict[str, str] = {}
-    modules = [(pool, m) for pool, found in config.pools.items() for m in found.tools]
-    for pool, module in [*modules, *(("", m) for m in config.modules)]:
-        loaded = load([module])
-        broken |= loaded.broken
-        for one in loaded.tools.values():
-            if one.name == tool:
-                return one.spec(pool)
-    causes = "".join(f"\n{module} cannot be imported: {cause}" for module, cause in broken.items())
+    found = tools_here(config)
+    for pool, one in found.tools:
+        if one.name == tool:
+            return one.spec(pool)
+    causes = "".join(
+        f"\n{module} cannot be imported: {why}" for module, why in found.unseen.items()
+    )
     raise ConfigError(f"no module of this config declares a tool called {tool}{causes}")
 
 
