@@ -62,7 +62,8 @@ class GatewayConfig(ConfigModel):
     page_size: int = Field(default=200, ge=1, le=1000)
     """Entries on one page of a list."""
     max_timeout_s: PositiveFloat = 3600.0
-    """Hard limit on the time of any call, whatever its tool says, in seconds."""
+    """Hard limit, in seconds, on the time a tool may take and on the time a call may wait for one,
+    whatever the tool says."""
 
 
 class PrincipalConfig(ConfigModel):
@@ -92,6 +93,7 @@ class ToolConfig(ConfigModel):
     """What the operator decides for one tool, over what its author wrote; None leaves it."""
 
     timeout_s: PositiveFloat | None = None
+    queue_timeout_s: PositiveFloat | None = None
     max_attempts: int | None = Field(default=None, ge=1, le=5)
     max_result_bytes: PositiveInt | None = None
     title: str | None = None
@@ -113,6 +115,7 @@ class DefaultsConfig(DeploymentOptions):
     import_timeout_s: PositiveFloat | None = None
     runtime_env: dict[str, Any] = {}
     timeout_s: PositiveFloat | None = None
+    queue_timeout_s: PositiveFloat | None = None
     max_attempts: int | None = Field(default=None, ge=1, le=5)
     max_result_bytes: PositiveInt | None = None
 

@@ -30,7 +30,7 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
     arguments: bytes
     """The JSON object of the arguments, valid against the tool's input schema."""
     remaining_s: float
-    """Seconds the call has left when this message is sent."""
+    """Seconds the tool has, from the moment the host admits the call."""
     principal: Principal
     progress: bool = False
     """Whether the client asked for progress."""
@@ -44,6 +44,8 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
     """What the tool left with that `InputNeeded`; verified by the gateway."""
     traceparent: str | None = None
     max_result_bytes: int = 4 * 1024 * 1024
+    queue_timeout_s: float = 30.0
+    """Seconds the call may wait until a host admits it."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True, array_like=True, tag="ack"):

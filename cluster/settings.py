@@ -19,10 +19,10 @@ from thornback.cluster.serve_options import AutoscalingOptions
 
 Origin = Literal["built-in", "defaults", "decorator", "pool", "tool"]
 
-_MERGED = ("autoscaling_config", "ray_actor_options", "logging_config", "backpressure_config",
-           "runtime_env", "env_vars")  # fmt: skip
+_MERGED = ("autoscaling_config", "ray_actor_options", "logging_config", "runtime_env",
+           "env_vars")  # fmt: skip
 """Keys whose mappings merge key by key, wherever they stand."""
-_TOOL_DEFAULTS = ("timeout_s", "max_attempts", "max_result_bytes")
+_TOOL_DEFAULTS = ("timeout_s", "queue_timeout_s", "max_attempts", "max_result_bytes")
 """Keys of `defaults` that are about calls, not about pools."""
 _ANNOTATIONS = Annotations.__struct_fields__
 
@@ -116,6 +116,7 @@ def effective_tool(config: ClusterConfig, declared: ToolSpec) -> ToolSpec:
         access=AccessPolicy(tuple(values["principals"])),
         call=CallPolicy(
             timeout_s=values["timeout_s"],
+            queue_timeout_s=values["queue_timeout_s"],
             max_attempts=values["max_attempts"],
             max_result_bytes=values["max_result_bytes"],
         ),
@@ -138,6 +139,7 @@ def _declared(spec: ToolSpec) -> dict[str, Any]:
         **{key: getattr(spec.annotations, key) for key in _ANNOTATIONS},
         "principals": list(spec.access.principals),
         "timeout_s": spec.call.timeout_s,
+        "queue_timeout_s": spec.call.queue_timeout_s,
         "max_attempts": spec.call.max_attempts,
         "max_result_bytes": spec.call.max_result_bytes,
         "owner": spec.owner,

@@ -85,7 +85,7 @@ class Pool(Protocol):
 
         Raises:
             Unavailable: nobody took the call, or its host died (`ReplicaLost`).
-            ToolTimeout: the call was running at its deadline, `message.remaining_s` from now.
+            ToolTimeout: the call was still running `message.remaining_s` after a host admitted it.
         """
         ...
 
@@ -147,7 +147,7 @@ class ServePool:
         task = asyncio.create_task(flight.fly(), context=contextvars.Context())
         patience = asyncio.get_running_loop().call_later(PATIENCE_S, flight.ask_why, task)
         try:
-            async with asyncio.timeout(message.remaining_s):
+            async with asyncio.timeout(message.queue_timeout_s) as flight.limit:
                 return await task
         except TimeoutError:
             raise flight.too_late() from None
@@ -169,6 +169,8 @@ class _Flight:
         self._verdict: Unavailable | None = None
         """Why the call will never be admitted, once that is known."""
         self._asking: asyncio.Task[None] | None = None
+        self.limit: asyncio.Timeout
+        """Ends the call: when it has waited, and once it is admitted, when it has run too long."""
         pool._waiting += 1
 
     def _reach(self, state: State) -> None:
@@ -239,6 +241,9 @@ class _Flight:
     def _heard(self, event: Event) -> None:
         if isinstance(event, Acknowledged):
             self._reach("acknowledged")
+            if not self.limit.expired():
+                now = asyncio.get_running_loop().time()
+                self.limit.reschedule(now + self._message.remaining_s)
         self._emit(event)
 
     # --- a call that waits ------------------------------------------------------------------------

@@ -124,9 +124,10 @@ class RoutingEngine:
         spec = tool_for(call, catalog)
         pool = self._pools.get(_pool_of(spec, catalog))
         timeout_s = effective_timeout_s(spec.call.timeout_s, call.timeout_s, self._max_timeout_s)
+        queue_timeout_s = min(spec.call.queue_timeout_s, self._max_timeout_s)
         fitting = await self._fitting(spec, call.arguments)
         call = msgspec.structs.replace(call, arguments=fitting)
-        return await self._attempt(call, spec, pool, emit, arrived, timeout_s)
+        return await self._attempt(call, spec, pool, emit, arrived, timeout_s, queue_timeout_s)
 
     async def _fitting(self, spec: ToolSpec, arguments: bytes) -> bytes:
         """The arguments, once they fit the tool's input schema.
@@ -161,16 +162,19 @@ class RoutingEngine:
         emit: Emit,
         arrived: float,
         timeout_s: float,
+        queue_timeout_s: float,
     ) -> Routed:
         """Send the call until it is answered, or must not or need not be sent again."""
         reports = _Reports(emit, self._clock)
         attempts = 0
         failure: Unavailable | None = None
+        deadline = arrived + queue_timeout_s + timeout_s
         while True:
             attempts += 1
-            remaining_s = arrived + timeout_s - self._clock.monotonic()
+            left_s = deadline - self._clock.monotonic()
+            message = _message(call, spec, min(timeout_s, left_s), min(queue_timeout_s, left_s))
             try:
-                outcome = await pool.call(_message(call, spec, remaining_s), reports)
+                outcome = await pool.call(message, reports)
                 if not isinstance(outcome, Refused):
                     queue_s = max(0.0, reports.admitted_at - arrived)
                     return Routed(outcome, spec.version, attempts, queue_s)
@@ -189,7 +193,7 @@ class RoutingEngine:
                 repeatable=spec.repeatable and not reports.said_items,
                 attempts=attempts,
                 max_attempts=spec.call.max_attempts,
-                remaining_s=arrived + timeout_s - self._clock.monotonic(),
+                remaining_s=deadline - self._clock.monotonic(),
             )
             if isinstance(verdict, GiveUp):
                 raise failure
@@ -247,7 +251,7 @@ def _broken(entry: PoolEntry) -> PoolBroken:
     return PoolBroken(entry.name, entry.failed_module or "its modules", entry.cause or "unknown")
 
 
-def _message(call: Call, spec: ToolSpec, remaining_s: float) -> CallMessage:
+def _message(call: Call, spec: ToolSpec, remaining_s: float, queue_timeout_s: float) -> CallMessage:
     return CallMessage(
         WIRE_VERSION,
         call.call_id,
@@ -263,6 +267,7 @@ def _message(call: Call, spec: ToolSpec, remaining_s: float) -> CallMessage:
         call.request_state,
         call.traceparent,
         spec.call.max_result_bytes,
+        queue_timeout_s,
     )
 
 

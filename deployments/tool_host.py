@@ -114,17 +114,14 @@ class ToolHost:
         cancels the tool.
         """
         call = decode_call(message)
-        deadline = self._clock.monotonic() + call.remaining_s
-        tool = await self._admitted(call, deadline)
+        tool = await self._admitted(call)
         if isinstance(tool, Refused):
             yield encode(tool)
             return
         events = EventStream(asyncio.get_running_loop())
-        remaining_s = deadline - self._clock.monotonic()
-        # The tool is told what is left, not what was left before this host had imported it.
-        context = ToolContext.of(msgspec.structs.replace(call, remaining_s=remaining_s), events)
+        context = ToolContext.of(call, events)
         self._running[call.call_id] = call
-        task = asyncio.create_task(self._run(tool, call, context, events, remaining_s))
+        task = asyncio.create_task(self._run(tool, call, context, events))
         task.add_done_callback(lambda _: self._running.pop(call.call_id, None))
         try:
             yield encode(Acknowledged(WIRE_VERSION, self._replica().replica_id, len(self._running)))
@@ -144,10 +141,9 @@ class ToolHost:
         call: CallMessage,
         context: ToolContext,
         events: EventStream,
-        remaining_s: float,
     ) -> Outcome:
         try:
-            async with asyncio.timeout(remaining_s):
+            async with asyncio.timeout(call.remaining_s):
                 return await run(tool, call.arguments, context, self._threads)
         except TimeoutError:
             return _failed(ToolTimeout(call.tool, round(call.remaining_s, 1)))
@@ -158,14 +154,14 @@ class ToolHost:
         finally:
             events.finish()
 
-    async def _admitted(self, call: CallMessage, deadline: float) -> Tool | Refused:
-        """The tool to run, or why this call is not started. Waits, if need be, until `deadline`."""
+    async def _admitted(self, call: CallMessage) -> Tool | Refused:
+        """The tool to run, or why this call is not started. Waits, if need be, as it may."""
         if call.wire != WIRE_VERSION:
             why = f"this host speaks wire version {WIRE_VERSION}, the gateway {call.wire}"
             return self._broken("thornback", why)
         key = f"{call.tool}@{call.version}"
         try:
-            async with asyncio.timeout(deadline - self._clock.monotonic()):
+            async with asyncio.timeout(call.queue_timeout_s):
                 loaded = await asyncio.wrap_future(self._loaded)
                 await self._compare(loaded, key)
         except TimeoutError:
@@ -285,8 +281,7 @@ async def _registered_specs(cluster: str, pool: str) -> list[ToolSpec]:
     """The catalog's tools of a pool, from the registry."""
     from thornback.cluster.actors import connect  # imports Ray
 
-    catalog = await connect(f"thornback.{cluster}").catalog()
-    return [s for versions in catalog.tools.values() for s in versions if s.pool == pool]
+    return await connect(f"thornback.{cluster}").tools_of(pool)
 
 
 def _serve_replica() -> ReplicaFacts:

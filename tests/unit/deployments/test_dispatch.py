@@ -182,18 +182,24 @@ def test_a_call_that_runs_at_its_deadline_times_out_and_is_cancelled() -> None:
     assert stream.cancelled
 
 
-def test_a_call_that_nobody_took_by_its_deadline_had_no_replica() -> None:
+def test_the_time_that_a_call_waits_is_not_taken_from_its_tool() -> None:
+    handle = FakeHandle(FakeStream([ACK], hangs=True))
+    message = msgspec.structs.replace(CALL, remaining_s=0.1, queue_timeout_s=0.01)
+    assert isinstance(failure(handle, message=message), ToolTimeout)
+
+
+def test_a_call_that_nobody_took_in_time_had_no_replica() -> None:
     handle = FakeHandle(stream := FakeStream([], hangs=True))
-    late = failure(handle, message=msgspec.structs.replace(CALL, remaining_s=0.2))
+    late = failure(handle, message=msgspec.structs.replace(CALL, queue_timeout_s=0.2))
     assert isinstance(late, NoReplica)
     assert late.why == "it is not deployed yet"
     assert stream.cancelled
 
 
-def test_a_call_that_waited_for_busy_replicas_until_its_deadline_met_a_busy_pool() -> None:
+def test_a_call_that_waited_for_busy_replicas_met_a_busy_pool() -> None:
     running = {POOL.application: ApplicationFacts("RUNNING", replicas={"RUNNING": 2})}
     handle = FakeHandle(FakeStream([], hangs=True))
-    message = msgspec.structs.replace(CALL, remaining_s=0.2)
+    message = msgspec.structs.replace(CALL, queue_timeout_s=0.2)
     late = failure(handle, message=message, facts=Facts(BIG.nodes, applications=running))
     assert isinstance(late, PoolBusy)
 
@@ -223,7 +229,7 @@ def test_a_pool_that_can_never_start_is_told_at_once() -> None:
 
 
 def test_a_call_that_waits_says_so_once() -> None:
-    message = msgspec.structs.replace(CALL, remaining_s=0.1, progress=True)
+    message = msgspec.structs.replace(CALL, queue_timeout_s=0.1, progress=True)
     events: list[Event] = []
     failure(FakeHandle(FakeStream([], hangs=True)), message=message, events=events)
     (progress,) = events

@@ -217,6 +217,13 @@ def test_a_call_is_sent_with_the_time_it_has(
     assert pool.sent[0].remaining_s == sent_s
 
 
+def test_a_call_is_sent_with_the_time_it_may_wait() -> None:
+    pool = FakePool([DONE])
+    offered = catalog(spec(call=CallPolicy(timeout_s=2.0, queue_timeout_s=45.0)))
+    Engine(offered, pool).call()
+    assert (pool.sent[0].remaining_s, pool.sent[0].queue_timeout_s) == (2.0, 45.0)
+
+
 def test_a_timeout_tells_the_time_the_call_had_and_not_what_was_left() -> None:
     pool = FakePool([ToolTimeout("sql_query", 29.7)])
     assert Engine(catalog(spec()), pool).failure().args == ("sql_query", 30.0)

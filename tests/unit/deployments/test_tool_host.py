@@ -129,7 +129,7 @@ def test_a_tool_that_hangs_is_given_up_on(cluster: Cluster) -> None:
     assert said == {"code": "tool.timeout"}
 
 
-def test_a_tool_is_told_the_time_that_waiting_for_its_host_has_left(cluster: Cluster) -> None:
+def test_a_tool_has_its_time_however_long_its_host_took_to_import(cluster: Cluster) -> None:
     @tool
     def left(ctx: ToolContext) -> float:
         """Tell how long there is."""
@@ -138,11 +138,11 @@ def test_a_tool_is_told_the_time_that_waiting_for_its_host_has_left(cluster: Clu
     async def calls() -> Reply:
         cluster.registry_answers.clear()
         call = asyncio.create_task(replies_of(cluster.host(left), message("left", remaining_s=4)))
-        await asyncio.sleep(0.05)  # this is the time that is to be seen to pass
+        await asyncio.sleep(0.05)  # this is the time that is not to be counted
         cluster.registry_answers.set()
         return (await call)[-1]
 
-    assert structured(run(calls())) <= 3.95
+    assert structured(run(calls())) > 3.95
 
 
 def test_a_bug_in_a_tool_is_logged_here_and_not_told(
@@ -378,7 +378,7 @@ def test_calls_wait_for_a_registry_that_is_away(cluster: Cluster) -> None:
     async def calls() -> Reply:
         cluster.registry_answers.clear()
         host = cluster.host(greet)
-        (refused,) = await replies_of(host, message("greet", remaining_s=0.05))
+        (refused,) = await replies_of(host, message("greet", queue_timeout_s=0.05))
         assert refused == Refused(
             WIRE_VERSION, "pool.no_replica", ["pool", "its host waits for the registry", "1"]
         )
