@@ -3,7 +3,8 @@
 Serve's own models accept misspelt keys in places and need Ray to be imported; these say no by name
 and cost nothing. `tests/unit/cluster/test_serve_options.py` compares every field with Serve's.
 Options that Serve has and a pool does not: `user_config` and `request_router_config` are the
-cluster's own; `deployment_actors` and `gang_scheduling_config` mean nothing for a tool host.
+cluster's own; `backpressure_config`, `deployment_actors` and `gang_scheduling_config` mean nothing
+for a tool host.
 """
 
 from __future__ import annotations
@@ -78,13 +79,6 @@ class ActorOptions(ConfigModel):
     """Ray's runtime environment: `pip`, `env_vars`, `working_dir`, `py_modules`, ..."""
 
 
-class BackpressureOptions(ConfigModel):
-    """Serve's `backpressure_config`: what a full pool answers."""
-
-    status_code: Literal[429, 503] = 503
-    retry_after_s: PositiveFloat | None = None
-
-
 class LoggingOptions(ConfigModel):
     """Serve's `logging_config`."""
 
@@ -105,7 +99,6 @@ class DeploymentOptions(ConfigModel):
     """Calls that one replica runs at a time."""
     max_queued_requests: PositiveInt | Literal[-1] = 1000
     """Calls that one gateway lets wait for the pool; one more is refused. -1: no limit."""
-    backpressure_config: BackpressureOptions | None = None
     ray_actor_options: ActorOptions = ActorOptions()
     placement_group_bundles: list[dict[str, NonNegativeFloat]] | None = None
     placement_group_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] | None = (

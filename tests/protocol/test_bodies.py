@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.protocol.gateways import MODERN, Client
+from tests.protocol import tools_under_test
+from tests.protocol.gateways import MODERN, Client, Cluster
 
 pytestmark = pytest.mark.anyio
 CASES: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -55,6 +56,13 @@ async def test_text_that_only_looks_like_trouble_is_fine(client: Client) -> None
         },
     )
     assert answered.result["completion"]["values"] == []
+
+
+@pytest.mark.requirement("http:body-limit")
+async def test_the_config_says_how_large_a_body_may_be() -> None:
+    client = Cluster([tools_under_test], config={"max_body_bytes": 500}).gateway()
+    body = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":"' + b"x" * 500 + b'"}}'
+    assert (await client.send(body)).status == 413
 
 
 @pytest.mark.requirement("http:body-limit")

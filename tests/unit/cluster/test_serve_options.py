@@ -2,13 +2,12 @@
 
 import pytest
 from pydantic import BaseModel, ValidationError
-from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, LoggingConfig, RayActorOptionsSchema
 
 from thornback.cluster.serve_options import (
     ActorOptions,
     AutoscalingOptions,
-    BackpressureOptions,
     DeploymentOptions,
     LoggingOptions,
 )
@@ -16,6 +15,7 @@ from thornback.cluster.serve_options import (
 LEFT_OUT: dict[type[BaseModel], dict[str, str]] = {
     DeploymentSchema: {
         "name": "a pool has one deployment, and its name is the cluster's",
+        "backpressure_config": "what a full pool answers is said in MCP, by the gateway",
         "user_config": "hosts learn live settings from the catalog",
         "request_router_config": "refused by Serve on the root deployment of an application",
         "deployment_actors": "a tool host needs none",
@@ -29,14 +29,12 @@ LEFT_OUT: dict[type[BaseModel], dict[str, str]] = {
     },
     RayActorOptionsSchema: {},
     LoggingConfig: {},
-    BackpressureConfig: {},
 }
 PAIRS: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (DeploymentOptions, DeploymentSchema),
     (AutoscalingOptions, AutoscalingConfig),
     (ActorOptions, RayActorOptionsSchema),
     (LoggingOptions, LoggingConfig),
-    (BackpressureOptions, BackpressureConfig),
 ]
 
 

@@ -6,6 +6,12 @@ from ray.serve.schema import ServeDeploySchema
 
 from thornback.cluster.config import ClusterConfig, load_config, parse_config
 from thornback.cluster.errors import ConfigError
+from thornback.cluster.serve_options import (
+    ActorOptions,
+    AutoscalingOptions,
+    DeploymentOptions,
+    LoggingOptions,
+)
 from thornback.deployments.serve_config import (
     PoolPlan,
     datasets,
@@ -53,6 +59,71 @@ def test_arguments_hold_names_and_modules_alone(tmp_path: Path) -> None:
     }
     deployment = deployment_of(config)
     assert (deployment["num_replicas"], deployment["max_ongoing_requests"]) == (2, 7)
+
+
+EVERY_OPTION: dict[str, Any] = {
+    "num_replicas": 3,
+    "autoscaling_config": {
+        "min_replicas": 1,
+        "initial_replicas": 2,
+        "max_replicas": 5,
+        "target_ongoing_requests": 3,
+        "metrics_interval_s": 2,
+        "look_back_period_s": 6,
+        "upscaling_factor": 0.5,
+        "downscaling_factor": 0.6,
+        "upscale_delay_s": 7,
+        "downscale_delay_s": 8,
+        "downscale_to_zero_delay_s": 9,
+        "aggregation_function": "max",
+    },
+    "max_ongoing_requests": 11,
+    "max_queued_requests": 12,
+    "ray_actor_options": {
+        "num_cpus": 0.3,
+        "num_gpus": 0.5,
+        "memory": 1000.0,
+        "resources": {"tpu": 1.0},
+        "accelerator_type": "T4",
+        "label_selector": {"zone": "a"},
+        "fallback_strategy": [{"label_selector": {"zone": "b"}}],
+    },
+    "placement_group_bundles": [{"CPU": 0.3}],
+    "placement_group_strategy": "SPREAD",
+    "placement_group_bundle_label_selector": [{"zone": "a"}],
+    "max_replicas_per_node": 2,
+    "graceful_shutdown_wait_loop_s": 0.7,
+    "graceful_shutdown_timeout_s": 13,
+    "health_check_period_s": 2,
+    "health_check_timeout_s": 14,
+    "rolling_update_percentage": 0.5,
+    "max_surge_percent": 50,
+    "logging_config": {
+        "encoding": "JSON",
+        "log_level": "DEBUG",
+        "logs_dir": "/var/log/pool",
+        "enable_access_log": True,
+        "additional_log_standard_attrs": ["name"],
+    },
+}
+"""Every option of a pool that is Serve's, none at its default."""
+
+
+def test_there_is_an_example_of_every_option() -> None:
+    assert EVERY_OPTION.keys() == DeploymentOptions.model_fields.keys()
+    nested = {"autoscaling_config": AutoscalingOptions, "logging_config": LoggingOptions}
+    for option, model in nested.items():
+        assert EVERY_OPTION[option].keys() == model.model_fields.keys()
+    assert {*EVERY_OPTION["ray_actor_options"], "runtime_env"} == ActorOptions.model_fields.keys()
+
+
+@pytest.mark.parametrize("option", EVERY_OPTION)
+def test_every_option_reaches_serve_under_its_name(option: str, tmp_path: Path) -> None:
+    value = EVERY_OPTION[option]
+    rendered = deployment_of(config_of(tmp_path, pool={option: value}))[option]
+    if option == "ray_actor_options":
+        del rendered["runtime_env"]
+    assert rendered == value
 
 
 def test_a_pool_scales_from_zero_unless_told_otherwise(tmp_path: Path) -> None:
