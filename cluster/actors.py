@@ -23,7 +23,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from thornback.cluster.catalog import Catalog
+from thornback.cluster.catalog import Catalog, ToolSpec
 from thornback.cluster.errors import (
     RegistryUnavailable,
     StoreConflict,
@@ -59,6 +59,8 @@ class RegistryInfo(msgspec.Struct, frozen=True):
     store_id: str
     epoch: int
     number: int
+    directory: str
+    """Of its store, on that node."""
 
 
 class RegistryActor:
@@ -77,7 +79,7 @@ class RegistryActor:
         self._waiting: list[tuple[Edit, asyncio.Future[tuple[int, int]]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._answers: dict[int, bytes] = {}
+        self._answers: dict[int, asyncio.Task[bytes]] = {}
 
     async def write(self, edit: bytes) -> tuple[int, int]:
         """Apply an `Edit`; gives the version of the catalog that holds it, once it is synced.
@@ -101,9 +103,11 @@ class RegistryActor:
         """The `News` since `number`, as soon as there is any; after `timeout_s` without changes."""
         registry = await self._opened()
         await self._wait(lambda: registry.version[1] != number, timeout_s)
-        if number not in self._answers:
-            self._answers[number] = encode(registry.news_since(number))
-        return self._answers[number]
+        answer = self._answers.get(number)
+        if answer is None or (answer.done() and answer.exception() is not None):
+            news = asyncio.to_thread(lambda: encode(registry.news_since(number)))
+            answer = self._answers[number] = asyncio.create_task(news)
+        return await asyncio.shield(answer)
 
     async def wait_for(self, number: int, timeout_s: float) -> tuple[int, int]:
         """The catalog's version, once its number is `number` or later, or the time is over."""
@@ -116,12 +120,20 @@ class RegistryActor:
         registry = await self._opened()
         return await asyncio.to_thread(lambda: encode(registry.snapshot()))
 
+    async def tools_of(self, pool: str) -> list[bytes]:
+        """The tools of a pool, as `encode_entry` writes them."""
+        registry = await self._opened()
+        return await asyncio.to_thread(registry.tools_of, pool)
+
     async def info(self) -> bytes:
         """A `RegistryInfo`, as JSON."""
         registry = await self._opened()
         node_id = ray.get_runtime_context().get_node_id()
+        epoch, number = registry.version
         return msgspec.json.encode(
-            RegistryInfo(os.getpid(), node_id, registry.store_id, *registry.version)
+            RegistryInfo(
+                os.getpid(), node_id, registry.store_id, epoch, number, str(self._directory)
+            )
         )
 
     async def keys(self) -> list[bytes]:
@@ -185,22 +197,22 @@ class RegistryActor:
         if self._registry is None:
             async with self._opening:
                 if self._registry is None:
-                    self._registry = Registry(await self._open_journal())
+                    self._registry = await self._open()
         return self._registry
 
-    async def _open_journal(self) -> Journal:
+    async def _open(self) -> Registry:
         for attempt in range(_OWNED_ATTEMPTS):
             try:
-                journal = await asyncio.to_thread(self._open_once)
+                registry = await asyncio.to_thread(self._open_once)
                 break
             except StoreOwned:
                 # A killed owner may not be quite gone; its lock goes with it.
                 if attempt == _OWNED_ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(_OWNED_PAUSE_S)
-        return journal
+        return registry
 
-    def _open_once(self) -> Journal:
+    def _open_once(self) -> Registry:
         known = internal_kv._internal_kv_get(_STORE_ID, namespace=self._namespace.encode())
         journal = Journal.open(
             self._directory,
@@ -208,10 +220,15 @@ class RegistryActor:
             program_version=version("thornback"),
             expected_store_id=known.decode() if known else None,
         )
-        internal_kv._internal_kv_put(
-            _STORE_ID, journal.store_id.encode(), namespace=self._namespace.encode()
-        )
-        return journal
+        try:
+            registry = Registry(journal)
+            internal_kv._internal_kv_put(
+                _STORE_ID, journal.store_id.encode(), namespace=self._namespace.encode()
+            )
+        except BaseException:
+            journal.close()  # or this process would be told that it owns the store already
+            raise
+        return registry
 
 
 def _settle(answer: asyncio.Future[Any], outcome: object) -> None:
@@ -254,6 +271,11 @@ class RegistryClient:
     async def catalog(self, timeout_s: float = CALL_TIMEOUT_S) -> Catalog:
         """The catalog as it is now: a strong read."""
         return decode_snapshot(await self._call("snapshot", timeout_s)).catalog()
+
+    async def tools_of(self, pool: str, timeout_s: float = CALL_TIMEOUT_S) -> list[ToolSpec]:
+        """The tools of one pool, which is all of a catalog that its hosts need to know."""
+        values: list[bytes] = await self._call("tools_of", timeout_s, pool)
+        return [msgspec.json.decode(value, type=ToolSpec) for value in values]
 
     async def info(self, timeout_s: float = CALL_TIMEOUT_S) -> RegistryInfo:
         return msgspec.json.decode(await self._call("info", timeout_s), type=RegistryInfo)
@@ -343,9 +365,11 @@ def start_registry(
 
     Raises:
         StoreOwned: if another process has the directory.
-        StoreError: if the store there is foreign, newer, damaged, or gone.
+        StoreError: if the store there is foreign, newer, damaged, or gone, or if the registry that
+            runs has its store elsewhere.
         RegistryUnavailable: if it does not answer in time.
     """
+    directory = os.path.abspath(state_dir / REGISTRY)
     node = node_id or ray.get_runtime_context().get_node_id()
     ray.remote(num_cpus=0)(RegistryActor).options(
         name=REGISTRY,
@@ -356,9 +380,14 @@ def start_registry(
         max_task_retries=-1,
         max_concurrency=_MAX_CONCURRENCY,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-    ).remote(namespace, str(state_dir / REGISTRY))
+    ).remote(namespace, directory)
     client = RegistryClient(namespace)
-    BlockingRegistryClient(client).info(timeout_s)
+    running = BlockingRegistryClient(client).info(timeout_s)
+    if running.directory != directory:
+        raise StoreError(
+            f"{namespace} is running with its state in {running.directory}, not in {directory}; "
+            "take it down first"
+        )
     return client
 
 

@@ -112,12 +112,19 @@ class Registry:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        """
+        Raises:
+            StoreError: if the journal cannot be read, or holds what no registry wrote.
+        """
         mark = journal.get(_MARK.space, _MARK.key)
-        entries = {
-            (record.space, record.key): Kept(record.value, _pool_of(record.space, record.value))
-            for space in SPACES
-            for record in journal.scan(space)
-        }
+        try:
+            entries = {
+                (record.space, record.key): Kept(record.value, _pool_of(record.space, record.value))
+                for space in SPACES
+                for record in journal.scan(space)
+            }
+        except msgspec.DecodeError as e:
+            raise StoreError(f"{journal.directory} holds a tool that is none: {e}") from e
         # One reference, replaced whole: a reader never sees entries without their number.
         self._state: tuple[int, dict[tuple[str, str], Kept]] = (mark.number if mark else 0, entries)
 
@@ -172,6 +179,10 @@ class Registry:
         number, entries = self._state
         rows = [(space, key, entries[space, key].value) for space, key in sorted(entries)]
         return Snapshot(self.store_id, self._journal.epoch, number, rows)
+
+    def tools_of(self, pool: str) -> list[bytes]:
+        """The tools of a pool, as they are kept."""
+        return [kept.value for kept in self._state[1].values() if kept.pool == pool]
 
     def news_since(self, number: int) -> News:
         """What a watcher that has reached `number` should hear next."""

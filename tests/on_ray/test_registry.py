@@ -25,6 +25,7 @@ from thornback.cluster.errors import (
     StoreError,
     StoreOwned,
 )
+from thornback.cluster.journal import Journal, Write
 from thornback.cluster.registry import edit_of
 from thornback.deployments.clock import SystemClock
 from thornback.deployments.mirror import CatalogMirror
@@ -174,3 +175,33 @@ def test_a_registry_that_is_started_twice_is_one(registry: RegistryClient, tmp_p
     again = start_registry(registry.namespace, tmp_path)
     first, second = (BlockingRegistryClient(client).info() for client in (registry, again))
     assert first == second
+
+
+def test_a_registry_that_runs_is_not_joined_with_another_state(
+    registry: RegistryClient, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError, match=rf"with its state in {tmp_path / 'registry'}, not in "):
+        start_registry(registry.namespace, tmp_path / "other")
+
+
+def test_a_store_that_cannot_be_read_is_said_each_time_and_is_not_kept_open(
+    namespace: str, tmp_path: Path
+) -> None:
+    journal = Journal.open(tmp_path / "registry", owner="the test", program_version="0.1.0")
+    journal.commit([Write("tools", "a@1.0.0", b"rubbish")])
+    journal.close()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="holds a tool that is none"):
+            start_registry(namespace, tmp_path)
+    journal = Journal.open(tmp_path / "registry", owner="the test", program_version="0.1.0")
+    journal.commit([Write("tools", "a@1.0.0", None)])
+    journal.close()
+    assert BlockingRegistryClient(start_registry(namespace, tmp_path)).catalog().tools == {}
+
+
+def test_a_pools_hosts_are_told_of_its_tools(registry: RegistryClient) -> None:
+    async def scenario() -> None:
+        await registry.write(edit_of(tool("a"), tool("b", pool="sql")))
+        assert await registry.tools_of("sql") == [tool("b", pool="sql")]
+
+    asyncio.run(scenario())

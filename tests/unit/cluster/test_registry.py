@@ -18,7 +18,7 @@ from thornback.cluster.catalog import (
     encode_entry,
 )
 from thornback.cluster.errors import RegistrationError, StoreError
-from thornback.cluster.journal import Journal
+from thornback.cluster.journal import Journal, Write
 from thornback.cluster.news import News, decode_news, decode_snapshot, encode
 from thornback.cluster.principals import PrincipalEntry, key_hash
 from thornback.cluster.registry import (
@@ -334,6 +334,20 @@ def test_an_answer_in_a_later_format_is_told_apart(registry: Registry) -> None:
 
 
 # --- beside the catalog ---------------------------------------------------------------------------
+
+
+def test_a_pools_hosts_are_told_of_its_tools_and_of_nothing_else(registry: Registry) -> None:
+    write(registry, edit_of(tool("a"), tool("b"), tool("c", pool="sql"), *ENTRIES[1:]))
+    assert sorted(registry.tools_of("text")) == [encode_entry(tool("a")), encode_entry(tool("b"))]
+    assert registry.tools_of("none") == []
+
+
+def test_a_store_with_a_damaged_tool_is_an_error_of_the_store(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, owner="the test", program_version="0.1.0")
+    journal.commit([Write("tools", "a@1.0.0", b"\x00rubbish")])
+    with pytest.raises(StoreError, match=f"{tmp_path} holds a tool that is none"):
+        Registry(journal)
+    journal.close()
 
 
 def test_notes_are_durable_and_watchers_hear_nothing_of_them(tmp_path: Path) -> None:
