@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from thornback.cluster.errors import PoolBusy, ReplicaLost, Unavailable
+from thornback.cluster.errors import ReplicaLost, Unavailable
 
 RETRY_PAUSE_S = 0.05
 """Pause before the second attempt; it doubles with each further one."""
@@ -64,13 +64,12 @@ def retry_verdict(
         max_attempts: Attempts that the tool's call policy allows.
         remaining_s: Seconds until the call's deadline.
     """
-    if may_have_run(failure):
-        if not repeatable:
-            return GiveUp("not repeatable")
-    elif not isinstance(failure, PoolBusy):
-        # Infeasible, broken, no replica before the deadline, the gateway's own queue full: the
-        # same question now gets the same answer. Of busy hosts, another may have room.
+    if not may_have_run(failure):
+        # Infeasible, broken, no replica or no room before the deadline, a full queue: the same
+        # question now gets the same answer.
         return GiveUp("would fail again")
+    if not repeatable:
+        return GiveUp("not repeatable")
     if attempts >= max_attempts:
         return GiveUp("attempts used up")
     pause_s = RETRY_PAUSE_S * 2.0 ** (attempts - 1)

@@ -50,7 +50,8 @@ PATIENCE_S = 1.0
 """Seconds a call waits for a host to admit it before anybody asks why."""
 RETRY_AFTER_S = 1.0
 RESEND_S = 0.25
-"""Seconds between two tries to send to a deployment that Serve takes for failed."""
+"""Seconds between two tries to send to a deployment that Serve takes for failed, or to a host that
+had no room."""
 CLOSING_S = 0.05
 """Seconds to wait for a stream that may have come up in the moment it was cancelled."""
 
@@ -200,7 +201,12 @@ class _Flight:
         pool = self._pool
         while True:
             try:
-                return await self._send()
+                outcome = await self._send()
+                if not isinstance(outcome, Refused) or outcome.code != PoolBusy.code:
+                    return outcome
+                # A host without room did not start the call: it keeps its place in this queue.
+                self._say_waiting(Starting("its threads are taken", busy=True))
+                await asyncio.sleep(RESEND_S)
             except BackPressureError as full:
                 raise Overloaded(pool.name, full.retry_after_s or RETRY_AFTER_S) from None
             except DeploymentUnavailableError:
@@ -309,8 +315,6 @@ def refusal(pool: str, refused: Refused) -> Unavailable:
     """The error that a host's refusal stands for."""
     facts = refused.facts
     match refused.code, len(facts):
-        case PoolBusy.code, 2:
-            return PoolBusy(facts[0], float(facts[1]))
         case NoReplica.code, 3:
             return NoReplica(facts[0], facts[1], float(facts[2]))
         case PoolBroken.code, 3:

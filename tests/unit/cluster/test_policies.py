@@ -21,9 +21,9 @@ from thornback.cluster.policies import (
 )
 
 LOST = ReplicaLost("sql", "sql_query")
-BUSY = PoolBusy("sql", 1.0)
 NEVER_STARTED = [
     Overloaded("sql", 1.0),
+    PoolBusy("sql", 1.0),
     NoReplica("sql", "starting", 1.0),
     PoolInfeasible("sql", "1 GPU", "0 GPU"),
     PoolBroken("sql", "mine", "ImportError: x"),
@@ -61,10 +61,6 @@ def test_an_attempt_that_could_only_time_out_is_not_made() -> None:
     assert verdict(remaining_s=0.1) == GiveUp("no time left")
 
 
-def test_what_a_busy_host_refused_may_go_to_another_even_if_not_repeatable() -> None:
-    assert isinstance(verdict(BUSY, repeatable=False), Retry)
-
-
 @pytest.mark.parametrize("failure", NEVER_STARTED, ids=lambda f: f.code)
 def test_what_would_fail_again_is_answered_at_once(failure: Unavailable) -> None:
     assert verdict(failure) == GiveUp("would fail again")
@@ -72,7 +68,7 @@ def test_what_would_fail_again_is_answered_at_once(failure: Unavailable) -> None
 
 def test_only_a_lost_replica_leaves_doubt_whether_the_tool_ran() -> None:
     assert may_have_run(LOST)
-    assert not any(may_have_run(failure) for failure in [BUSY, *NEVER_STARTED])
+    assert not any(may_have_run(failure) for failure in NEVER_STARTED)
 
 
 def test_each_further_attempt_waits_longer() -> None:

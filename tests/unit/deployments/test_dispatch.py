@@ -138,6 +138,20 @@ def test_a_stream_that_says_it_was_cancelled_when_it_is_closed_changes_no_answer
     assert run(call(FakeHandle(Closing([unsent]), FakeStream([ACK, DONE])))) == DONE
 
 
+def test_a_call_that_a_host_has_no_room_for_keeps_its_place_in_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "RESEND_S", 0.0)
+    busy = FakeStream([Refused(WIRE_VERSION, "pool.busy", ["gpu", "1"])])
+    assert run(call(FakeHandle(busy, busy, busy, FakeStream([ACK, DONE])))) == DONE
+
+
+def test_a_call_that_no_host_had_room_for_met_a_busy_pool() -> None:
+    busy = FakeStream([Refused(WIRE_VERSION, "pool.busy", ["gpu", "1"])])
+    message = msgspec.structs.replace(CALL, queue_timeout_s=0.05)
+    assert isinstance(failure(FakeHandle(busy), message=message), PoolBusy)
+
+
 def test_a_call_that_serve_will_never_send_is_told_why() -> None:
     unsent = DeploymentUnavailableError(DeploymentID("ToolHost", "gpu"))
     assert isinstance(failure(FakeHandle(FakeStream([unsent])), facts=LAPTOP), PoolInfeasible)
@@ -241,7 +255,6 @@ def test_a_call_that_waits_says_so_once() -> None:
 @pytest.mark.parametrize(
     ("refused", "error"),
     [
-        (Refused(1, "pool.busy", ["gpu", "0.5"]), PoolBusy("gpu", 0.5)),
         (
             Refused(1, "pool.no_replica", ["gpu", "importing", "1"]),
             NoReplica("gpu", "importing", 1),

@@ -23,7 +23,6 @@ from thornback.cluster.errors import (
     NoReplica,
     Overloaded,
     PoolBroken,
-    PoolBusy,
     ReplicaLost,
     ThornbackError,
     ToolTimeout,
@@ -38,7 +37,6 @@ from thornback.cluster.messages import (
     Outcome,
     Partial,
     Progress,
-    Refused,
 )
 from thornback.cluster.principals import EVERYBODY, Caller, Principal
 from thornback.deployments.routing import Call, Routed, RoutingEngine
@@ -252,16 +250,9 @@ def test_attempts_are_bounded() -> None:
     assert len(pool.sent) == 2
 
 
-def test_a_busy_host_refuses_and_another_attempt_is_made() -> None:
-    full = Refused(WIRE_VERSION, "pool.busy", ["sql", "1"])
-    pool = FakePool([full], [DONE])
-    assert Engine(catalog(spec()), pool).call().attempts == 2
-
-
 def test_a_full_queue_does_not_refuse_a_call_that_was_admitted_before() -> None:
-    busy = Refused(WIRE_VERSION, "pool.busy", ["sql", "1"])
-    pool = FakePool([busy], [Overloaded("sql", 1.0)])
-    assert isinstance(Engine(catalog(spec()), pool).failure(), PoolBusy)
+    pool = FakePool([ACK, LOST], [Overloaded("sql", 1.0)])
+    assert isinstance(Engine(catalog(READ_ONLY), pool).failure(), ReplicaLost)
 
 
 def test_a_full_queue_refuses_a_new_call() -> None:
