@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from thornback.cluster.protocol import encode_notification
@@ -18,6 +19,8 @@ from thornback.deployments.http_edge import JSON_TYPE, STREAM_TYPE
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 KEEP_ALIVE_S = 15.0
+LINGER_S = 0.5
+"""Between an answer after which the connection ends, and that end."""
 MAX_WAITING_NOTIFICATIONS = 1024
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 """For a client that reads slower than its tool reports. The oldest go first: notifications advise,
@@ -112,7 +115,14 @@ async def send_answer(send: Send, answer: Answer) -> None:
         headers.append((b"content-type", JSON_TYPE.encode()))
     headers.append((b"content-length", str(len(answer.body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    closing = answer.headers.get("Connection") == "close"
+    await send({"type": "http.response.body", "body": answer.body, "more_body": closing})
+    if closing:
+        # To a client that still sends, closing is a reset, and HAProxy forgets an answer that it
+        # has not passed on when its own sending fails.
+        with suppress(asyncio.CancelledError):  # the client has read it and is gone
+            await asyncio.sleep(LINGER_S)
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _event(data: bytes) -> bytes:
