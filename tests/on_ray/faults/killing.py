@@ -110,7 +110,7 @@ async def kill_under_load(hurt: HurtCluster, victim: Victim) -> Round:
         await load.each_answered(AFTERWARDS)
     found = complaints(load.operations, hurt.effects_of(load), fault)
     done = Round(load.operations, fault, whole_s, found)
-    if whole_s > WHOLE_S:
+    if whole_s > WHOLE_S and not is_front:  # one stands in for HAProxy until Serve has another
         found.append(f"whole only after {whole_s:.1f} s")
     if is_front and done.answered_s > FRONT_OUTAGE_S:
         found.append(f"answered again only after {done.answered_s:.1f} s")

@@ -37,28 +37,34 @@ class Load:
 
     async def client(self, number: int) -> None:
         connection: Connection | None = None
-        for count in itertools.count():
-            if self._stopping:
-                break
-            key = f"{self.name}-{number}-{count}"
-            began_s = time.monotonic()
-            try:
-                connection = connection or await Connection.open(self._target.port)
-                answer = await self._exchange(connection, key)
-                outcome, detail = outcome_of(key, key, answer)
-                keep = answer.headers.get("connection", "").lower() != "close"
-            except (OSError, EOFError, ProtocolViolation, TimeoutError) as error:
-                outcome, detail = _cut(error)
-                keep = False
-            ended_s = time.monotonic()
-            self.operations.append(Operation(number, key, began_s, ended_s, outcome, detail))
+        try:
+            for count in itertools.count():
+                if self._stopping:
+                    return
+                connection = await self._one(number, f"{self.name}-{number}-{count}", connection)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    async def _one(self, number: int, key: str, connection: Connection | None) -> Connection | None:
+        """One call; gives the connection for the next one, if this one can be kept."""
+        began_s = time.monotonic()
+        keep = False
+        try:
+            connection = connection or await Connection.open(self._target.port)
+            answer = await self._exchange(connection, key)
+            outcome, detail = outcome_of(key, key, answer)
+            keep = answer.headers.get("connection", "").lower() != "close"
+        except (OSError, EOFError, ProtocolViolation, TimeoutError) as error:
+            outcome, detail = _cut(error)
+        finally:
             if connection is not None and not keep:
                 connection.close()
-                connection = None
-            if outcome in ("front", "cut"):
-                await asyncio.sleep(RECONNECT_S)
-        if connection is not None:
-            connection.close()
+        ended_s = time.monotonic()
+        self.operations.append(Operation(number, key, began_s, ended_s, outcome, detail))
+        if outcome in ("front", "cut"):
+            await asyncio.sleep(RECONNECT_S)
+        return connection if keep else None
 
     async def _exchange(self, connection: Connection, key: str) -> Answer:
         arguments = {"key": key, "seconds": self._seconds}
@@ -73,12 +79,17 @@ class Load:
     async def each_answered(self, times: int, timeout_s: float = 30) -> None:
         """Wait until every client has had so many more right answers."""
         begin = len(self.operations)
-        async with asyncio.timeout(timeout_s):
-            while True:
-                right = Counter(o.client for o in self.operations[begin:] if o.outcome == "right")
-                if len(right) == CLIENTS and min(right.values()) >= times:
-                    return
-                await asyncio.sleep(0.02)
+        waited_until_s = time.monotonic() + timeout_s
+        while True:
+            since = self.operations[begin:]
+            right = Counter(o.client for o in since if o.outcome == "right")
+            if len(right) == CLIENTS and min(right.values()) >= times:
+                return
+            assert time.monotonic() < waited_until_s, (
+                f"clients had {dict(right)} right answers in {timeout_s:g} s, "
+                f"and {Counter((o.outcome, o.detail) for o in since)}"
+            )
+            await asyncio.sleep(0.02)
 
 
 def _cut(error: Exception) -> tuple[Outcome, str]:
@@ -93,14 +104,16 @@ def _cut(error: Exception) -> tuple[Outcome, str]:
 async def calling(target: Target, tool: str, seconds: float = 0.2) -> AsyncIterator[Load]:
     """`CLIENTS` clients that call while the block runs; after it all their calls are over."""
     load = Load(target, tool, seconds)
-    async with asyncio.TaskGroup() as clients:
-        for number in range(CLIENTS):
-            clients.create_task(load.client(number))
-        try:
-            await load.each_answered(3)
-            yield load
-        finally:
-            load.stop()
+    clients = [asyncio.create_task(load.client(number)) for number in range(CLIENTS)]
+    try:
+        await load.each_answered(3)
+        yield load
+        load.stop()
+        await asyncio.gather(*clients)
+    finally:
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
 
 
 async def until(whole: Callable[[], bool], timeout_s: float) -> float:

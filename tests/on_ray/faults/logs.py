@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,16 @@ class LogTail:
 
     def _paths(self) -> list[Path]:
         return [file.path for file in log_files(self._folder, self._namespace, None)]
+
+    def after(self, requests: int, timeout_s: float = 2) -> Lines:
+        """The new lines, once there is one for each of so many requests.
+
+        A line is written when its answer has been sent, which is after the client has read it.
+        """
+        until_s = time.monotonic() + timeout_s
+        while len((lines := self.new()).access) < requests and time.monotonic() < until_s:
+            time.sleep(0.05)
+        return lines
 
     def new(self) -> Lines:
         """Every line since this was made, of replicas that came up since then too."""

@@ -141,7 +141,7 @@ def test_bad_input_is_refused_in_time_and_leaves_one_line(hurt: HurtCluster, way
     answers = asyncio.run(each_answer(bads, target))
     assert [m for b, (a, t) in zip(bads, answers, strict=True) if (m := misfit(b, a, t, way))] == []
     ours = [a for a, _ in answers if a.headers.get("content-type") == "application/json"]
-    lines = log.new()
+    lines = log.after(len(ours))
     assert len(lines.access) == len(ours)
     assert all(len(json.dumps(line)) < 500 for line in lines.access)
     assert len(lines.others) <= len(answers) - len(ours), lines.others
@@ -171,7 +171,7 @@ def test_a_body_that_is_too_large_is_answered_before_its_end(
     assert (answer.status, answer.error["code"]) == (413, -32600)
     assert waited_s <= ANSWER_S
     print(f"\n{way}: {sent} of {megabytes} MB sent, answer {waited_s:.3f} s after the last of them")
-    lines = log.new()
+    lines = log.after(1)
     assert ([line["status"] for line in lines.access], lines.others) == ([413], [])
     assert everything(hurt) == before
 
