@@ -43,6 +43,9 @@ CALL = CallMessage(WIRE_VERSION, "call_1", "embed", "1.0.0", b"{}", 5.0, Princip
 POOL = PoolEntry(name="gpu", application="thornback.local.gpu", modules=("m",), ask={"GPU": 1.0})
 LAPTOP = Facts(nodes=(Node({"CPU": 2.0}),))
 BIG = Facts(nodes=(Node({"CPU": 2.0, "GPU": 1.0}),))
+RUNNING = Facts(
+    BIG.nodes, applications={POOL.application: ApplicationFacts("RUNNING", replicas={"RUNNING": 2})}
+)
 T = TypeVar("T")
 
 
@@ -149,7 +152,7 @@ def test_a_call_that_a_host_has_no_room_for_keeps_its_place_in_the_queue(
 def test_a_call_that_no_host_had_room_for_met_a_busy_pool() -> None:
     busy = FakeStream([Refused(WIRE_VERSION, "pool.busy", ["gpu", "1"])])
     message = msgspec.structs.replace(CALL, queue_timeout_s=0.05)
-    assert isinstance(failure(FakeHandle(busy), message=message), PoolBusy)
+    assert isinstance(failure(FakeHandle(busy), message=message, facts=RUNNING), PoolBusy)
 
 
 def test_a_call_that_serve_will_never_send_is_told_why() -> None:
@@ -211,10 +214,9 @@ def test_a_call_that_nobody_took_in_time_had_no_replica() -> None:
 
 
 def test_a_call_that_waited_for_busy_replicas_met_a_busy_pool() -> None:
-    running = {POOL.application: ApplicationFacts("RUNNING", replicas={"RUNNING": 2})}
     handle = FakeHandle(FakeStream([], hangs=True))
     message = msgspec.structs.replace(CALL, queue_timeout_s=0.2)
-    late = failure(handle, message=message, facts=Facts(BIG.nodes, applications=running))
+    late = failure(handle, message=message, facts=RUNNING)
     assert isinstance(late, PoolBusy)
 
 
