@@ -24,6 +24,9 @@ MAX_POINTS = 20_000
 MAX_BYTES = 4 * 1024 * 1024
 MAX_SERIES = 10
 MAX_BARS = 50
+MAX_TITLE_CHARS = 200
+MAX_LABEL_CHARS = 60
+"""Laying out a text takes time with its length, and what draws cannot be stopped."""
 WIDTH_INCHES, HEIGHT_INCHES, DOTS_PER_INCH = 8.0, 4.5, 110
 """880 x 495 pixels: sharp enough for a model, and a tenth of a megabyte."""
 
@@ -51,7 +54,7 @@ def plot_chart(
     group: str | None = None,
     aggregate: Aggregate = "none",
     bins: Annotated[int, Field(ge=2, le=200)] = 20,
-    title: Annotated[str, Field(max_length=200)] | None = None,
+    title: Annotated[str, Field(max_length=MAX_TITLE_CHARS)] | None = None,
 ) -> ToolResult:
     """Draw a chart of a dataset, or of the result of an SQL query, as a PNG image.
 
@@ -93,7 +96,10 @@ def plot_chart(
     ctx.progress(1, 2, f"{len(answer.rows)} points")
     series = _series(answer)
     label = y if aggregate == "none" else f"{aggregate} of {y}" if y else "rows"
-    png = draw(kind, series, x, label or "rows", group, bins, title or _title(kind, x, label))
+    try:
+        png = draw(kind, series, x, label or "rows", group, bins, title or _title(kind, x, label))
+    except (ValueError, OverflowError) as error:  # matplotlib's, of values that no axis can hold
+        raise ToolFailure("these values lie too far apart, or too far off, to be drawn") from error
     ctx.progress(2, 2)
     return ToolResult([Image(png), f"{kind} chart, {len(answer.rows)} points"])
 
@@ -119,7 +125,7 @@ def draw(
         raise ToolFailure(f"{len(series)} groups: draw at most {MAX_SERIES}, filter with sql")
     figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(_literal(title))
+    axes.set_title(_literal(title, MAX_TITLE_CHARS))
     axes.set_xlabel(_literal(x_label))
     axes.set_ylabel("rows" if kind == "histogram" else _literal(y_label))
     axes.grid(visible=True, axis="both" if kind == "scatter" else "y", alpha=0.3)
@@ -135,13 +141,13 @@ def draw(
 
 def _line(axes: Axes, series: Series, bins: int) -> None:
     for name, (xs, ys) in series.items():
-        axes.plot(xs, _numbers(ys, "y"), label=_literal(name), linewidth=1.6)
+        axes.plot(_places(xs), _numbers(ys, "y"), label=_literal(name), linewidth=1.6)
     _slant_long_labels(axes, series)
 
 
 def _scatter(axes: Axes, series: Series, bins: int) -> None:
     for name, (xs, ys) in series.items():
-        axes.scatter(xs, _numbers(ys, "y"), label=_literal(name), s=16, alpha=0.7)
+        axes.scatter(_places(xs), _numbers(ys, "y"), label=_literal(name), s=16, alpha=0.7)
     _slant_long_labels(axes, series)
 
 
@@ -216,9 +222,22 @@ def _series(answer: queries.Answer) -> Series:
     series: Series = {}
     for x, y, name in answer.rows:
         xs, ys = series.setdefault("(none)" if name is None else str(name), ([], []))
-        xs.append(datetime.datetime.fromisoformat(x) if is_moment else x)
+        xs.append(_moment(x) if is_moment else _plain(x))
         ys.append(y)
     return dict(sorted(series.items()))
+
+
+def _moment(text: str) -> datetime.datetime:
+    try:
+        return datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ToolFailure(f"x holds {text}, and only the years 1 to 9999 can be drawn") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        raise ToolFailure("x must be a number, a text or a date; take a part of it with sql")
+    return value
 
 
 def _numbers(values: list[Any], axis: str) -> list[float]:
@@ -226,6 +245,14 @@ def _numbers(values: list[Any], axis: str) -> list[float]:
         if isinstance(value, (bool, str, datetime.datetime)):
             raise ToolFailure(f"{axis} must be a number, and {value!s} is not; cast it with sql")
     return values
+
+
+def _places(xs: list[Any]) -> list[Any]:
+    """Where on the horizontal axis; each text is a place, and has its label there."""
+    texts = {x for x in xs if isinstance(x, str)}
+    if len(texts) > MAX_BARS:
+        raise ToolFailure(f"{len(texts)} different texts on x: at most {MAX_BARS} can be drawn")
+    return [_literal(x) if isinstance(x, str) else x for x in xs]
 
 
 def _slant_long_labels(axes: Axes, series: Series) -> None:
@@ -242,6 +269,8 @@ def _title(kind: Kind, x: str, label: str | None) -> str:
     return f"{x}: distribution" if kind == "histogram" else f"{label} by {x}"
 
 
-def _literal(text: str) -> str:
-    """A text that matplotlib shows as it is: `$` would begin a formula."""
+def _literal(text: str, longest: int = MAX_LABEL_CHARS) -> str:
+    """A text that matplotlib shows as it is, cut if it is long: `$` would begin a formula."""
+    if len(text) > longest:
+        text = text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return text.replace("$", r"\$")

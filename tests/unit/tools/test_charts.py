@@ -52,6 +52,11 @@ def test_a_dollar_sign_in_a_title_is_not_a_formula(shipped: None) -> None:
     drawn(kind="histogram", dataset="penguins", x="year", title="cost in $ and $\\frac{1$")
 
 
+@pytest.mark.parametrize("kind", ["bar", "line", "box"])
+def test_a_text_without_end_is_a_short_label(shipped: None, kind: str) -> None:
+    drawn(kind=kind, x="x", y="y", sql="SELECT repeat('x', 800000) AS x, 1 AS y")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -66,6 +71,12 @@ def test_a_dollar_sign_in_a_title_is_not_a_formula(shipped: None) -> None:
         ({"kind": "line", "sql": "FROM range(50), range(20) g(g)", "x": "range", "y": "g",
           "group": "g"}, "at most 10"),
         ({"kind": "bar", "sql": "FROM read_text('/etc/passwd')", "x": "content"}, "not allowed"),
+        ({"kind": "line", "sql": "SELECT i::VARCHAR AS x, i AS y FROM range(99) t(i)", "x": "x",
+          "y": "y"}, "99 different texts"),
+        ({"kind": "bar", "sql": "SELECT [1] AS x", "x": "x"}, "a number, a text or a date"),
+        ({"kind": "bar", "sql": "SELECT DATE '20000-01-01' AS x", "x": "x"}, "years 1 to 9999"),
+        ({"kind": "line", "sql": "SELECT DATE '0001-01-01' + i::INT * 999999 AS x, i AS y "
+          "FROM range(4) t(i)", "x": "x", "y": "y"}, "too far off"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_says_why(shipped: None, arguments: dict[str, Any], says: str) -> None:
