@@ -13,6 +13,8 @@ from pydantic import Field
 from thornback.tools import ToolFailure, tool
 
 Text = Annotated[str, Field(max_length=1_000_000)]
+MAX_DIFF_LINES = 20_000
+"""Comparing takes time with the square of the lines, seconds for so many, and cannot be stopped."""
 _WORD = re.compile(r"\w+(?:['\N{RIGHT SINGLE QUOTATION MARK}-]\w+)*")
 
 
@@ -58,13 +60,14 @@ def text_diff(
     Returns an empty diff, `no differences`, for equal texts.
 
     Args:
-        before: The older text.
-        after: The newer text.
+        before: The older text, at most 20,000 lines.
+        after: The newer text, at most 20,000 lines.
         context_lines: Unchanged lines to show around each change.
     """
-    lines = unified_diff(
-        before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=context_lines
-    )
+    old, new = before.splitlines(), after.splitlines()
+    if max(len(old), len(new)) > MAX_DIFF_LINES:
+        raise ToolFailure(f"at most {MAX_DIFF_LINES} lines can be compared: send the part in doubt")
+    lines = unified_diff(old, new, "before", "after", lineterm="", n=context_lines)
     return "\n".join(lines) or "no differences"
 
 

@@ -28,6 +28,11 @@ def test_a_difference_is_a_unified_diff() -> None:
     assert text.text_diff("a", "a") == "no differences"
 
 
+def test_texts_that_would_take_minutes_to_compare_are_refused() -> None:
+    with pytest.raises(ToolFailure, match="at most 20000 lines"):
+        text.text_diff("a", "\n".join(str(i % 130) for i in range(20_001)))
+
+
 def test_lines_are_found_by_phrase_whatever_the_case() -> None:
     assert text.text_find("Alpha\nbeta\nALPHABET", "alpha") == ["1: Alpha", "3: ALPHABET"]
     assert text.text_find("a\na\na", "a", limit=2) == ["1: a", "2: a"]
