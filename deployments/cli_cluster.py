@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,7 +79,8 @@ def up(
     except KeyboardInterrupt:
         hint("\nending the cluster; its state stays")
     finally:
-        _end(config, done.cluster)
+        if _is_still(done.cluster):
+            _end(config, done.cluster)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -130,14 +132,25 @@ def _greet(config: ClusterConfig, done: Up) -> None:
 
 
 def _follow(cluster: ClusterFile) -> None:
-    """Show a line for each call and what tools print, for ever."""
+    """Show a line for each call and what tools print, until somebody ends the cluster."""
     from thornback.deployments.access_lines import access_line
     from thornback.deployments.cli_logs import access_part, lines_of
 
     folder = Path(cluster.temp_dir or "", "session_latest", "logs")
     hint("Ctrl-C ends the cluster.")
-    for file, line in lines_of(folder, cluster.namespace, None, tail=0, follow=True):
+    for file, line in lines_of(
+        folder, cluster.namespace, None, tail=0, follow=lambda: _is_still(cluster)
+    ):
         typer.echo(f"{file.pool}  {access_line(access_part(line)) or line}")
+    hint(f"{cluster.name} was ended from elsewhere")
+
+
+def _is_still(cluster: ClusterFile) -> bool:
+    """Whether nobody has ended this cluster; another may have been started in its place."""
+    from thornback.deployments.cluster_file import read_cluster_file
+
+    found = read_cluster_file(Path(cluster.state_dir))
+    return found is not None and found.pids == cluster.pids
 
 
 def _end(config: ClusterConfig, cluster: ClusterFile) -> None:

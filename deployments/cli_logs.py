@@ -6,8 +6,9 @@ one for each replica with what it logged. Other machines of a cluster have their
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -56,7 +57,7 @@ def logs(
     folder = Path(cluster.temp_dir, "session_latest", "logs")
     if not folder.is_dir():
         raise ClusterNotRunning(f"{cluster.name} has no logs here; is it up?")
-    for file, line in lines_of(folder, cluster.namespace, pool, tail=tail, follow=follow):
+    for file, line in lines_of(folder, cluster.namespace, pool, tail=tail, follow=lambda: follow):
         if as_json:
             typer.echo(json.dumps({"pool": file.pool, "file": str(file.path), "line": line}))
         else:
@@ -66,7 +67,7 @@ def logs(
 def log_files(folder: Path, namespace: str, pool: str | None) -> list[LogFile]:
     """The files of a cluster's replicas in Ray's log folder, oldest first."""
     found = []
-    for path in folder.glob("worker-*.*"):
+    for path in [*folder.glob("worker-*.out"), *folder.glob("worker-*.err")]:
         owner = _owner_of(path, namespace)
         if owner is not None:
             found.append(LogFile(path, owner))
@@ -78,20 +79,21 @@ def log_files(folder: Path, namespace: str, pool: str | None) -> list[LogFile]:
 
 
 def lines_of(
-    folder: Path, namespace: str, pool: str | None, *, tail: int, follow: bool
+    folder: Path, namespace: str, pool: str | None, *, tail: int, follow: Callable[[], bool]
 ) -> Iterator[tuple[LogFile, str]]:
-    """The last `tail` lines of each file, and with `follow` every later one, for ever."""
+    """The last `tail` lines of each file, and every later one for as long as `follow` says so."""
     positions: dict[Path, int] = {}
     first = True
-    while first or follow:
+    while True:
         for file in log_files(folder, namespace, pool):
             known = file.path in positions
             lines, positions[file.path] = _read(file.path, positions.get(file.path, 0))
             # A file that appears while we follow is new as a whole.
             for line in lines if known or not first else lines[max(0, len(lines) - tail) :]:
                 yield file, line
-        if follow:
-            time.sleep(POLL_S)
+        if not follow():
+            return
+        time.sleep(POLL_S)
         first = False
 
 
@@ -103,18 +105,28 @@ def access_part(line: str) -> str:
 
 def _owner_of(path: Path, namespace: str) -> str | None:
     """The pool whose replica writes this file; None for other processes."""
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES).decode("utf-8", "replace")
-    for line in head.splitlines():
-        if line.startswith(f"{ACTOR_MARK}{namespace}."):
-            application = line.removeprefix(ACTOR_MARK).split(":")[0]
-            return application.removeprefix(f"{namespace}.")
+    # When a full file is put aside the next one begins without a head; its sibling still has one.
+    for sibling in (path, path.with_suffix(".err")):
+        for line in _head_of(sibling).splitlines():
+            if line.startswith(f"{ACTOR_MARK}{namespace}."):
+                application = line.removeprefix(ACTOR_MARK).split(":")[0]
+                return application.removeprefix(f"{namespace}.")
     return None
+
+
+def _head_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _read(path: Path, position: int) -> tuple[list[str], int]:
     """The whole lines from `position` on, and where the next one begins."""
     with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) < position:  # it was full, and is a new one now
+            position = 0
         file.seek(position)
         data = file.read()
     whole = data[: data.rfind(b"\n") + 1]

@@ -50,6 +50,18 @@ _QUIET: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+_LOGS: Mapping[str, str] = {
+    # In throughput mode Serve keeps a thousand lines to itself: what tools print, and tracebacks.
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+}
+
+_LOG_SIZES: Mapping[str, str] = {
+    # Of each file; without the first, Ray lets what a process prints grow for ever.
+    "RAY_ROTATION_MAX_BYTES": str(64 * 1024 * 1024),
+    "RAY_ROTATION_BACKUP_COUNT": "2",
+}
+"""What an operator may set otherwise in the environment of `up`."""
+
 _ONE_MACHINE: Mapping[str, str] = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's name for a cluster of one machine: every server of its own then listens on loopback, where
 it would otherwise listen on every address."""
@@ -108,6 +120,7 @@ def cluster_environment(
     settings = {
         **EXPECTED,
         **_QUIET,
+        **_LOGS,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(paths.front),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
@@ -131,7 +144,7 @@ def cluster_environment(
         settings |= _ONE_MACHINE
     kept = {key: value for key, value in own.items() if not key.startswith(_OF_ANOTHER_RAY)}
     path = [str(paths.site), *filter(None, [own.get("PYTHONPATH")])]
-    return {**kept, **settings, "PYTHONPATH": os.pathsep.join(path)}
+    return {**_LOG_SIZES, **kept, **settings, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def driver_environment(address: str, token_path: str | None) -> dict[str, str]:

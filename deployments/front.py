@@ -37,6 +37,20 @@ _STAND_IN_EDITS = (
 )
 
 
+UNCORRECTED = "uncorrected"
+"""File that is there while the configuration of Serve's is not as this module knows it."""
+
+
+def uncorrected(temp_dir: Path) -> str | None:
+    """What is wrong where this Ray renders a configuration that ours no longer fit; else None."""
+    if not (temp_dir / "h" / UNCORRECTED).exists():
+        return None
+    return (
+        "this Ray writes HAProxy's configuration otherwise than Thornback knows it: the front door "
+        "may answer in plain text, or open its statistics to the network"
+    )
+
+
 def prepare_front(paths: Paths, *, loopback_only: bool) -> None:
     """Write the program that Serve starts as HAProxy, and what belongs to it."""
     directory = make_private_dir(paths.haproxy_dir)
@@ -62,6 +76,9 @@ def front_program(binary: str, directory: Path, loopback_only: bool) -> str:
     if loopback_only:  # the metrics and the statistics, which have no setting for an address
         edits.append(r"s#^\( *bind \)\*\{0,1\}:#\1127.0.0.1:#")
     here = shlex.quote(str(directory))
+    wrong = ["status 404 content-type text/plain"]
+    if loopback_only:
+        wrong.append(r"bind \*\{0,1\}:")
     # A process that knows no gateway yet must not take requests from one that does.
     early = (
         f"/^frontend http_frontend/,/^backend/s#^\\( *bind \\).*#\\1unix@{directory}/early.sock#"
@@ -75,6 +92,13 @@ for word do
 done
 sed -i {" ".join(f"-e {shlex.quote(edit)}" for edit in edits)} "$config"
 cd {here}
+if grep -q {" ".join(f"-e {shlex.quote(each)}" for each in wrong)} "$config" \\
+    || ! grep -q {shlex.quote(f"errorfile 503 {directory}/")} "$config" \\
+    || ! grep -q "^frontend http_frontend" "$config"; then
+  : > {UNCORRECTED}
+else
+  rm -f {UNCORRECTED}
+fi
 if grep -q '^backend http-' "$config"; then
   sed {" ".join(f"-e {shlex.quote(edit)}" for edit in _STAND_IN_EDITS)} "$config" > standin.$$
   mv standin.$$ standin.cfg

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -19,6 +20,7 @@ from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.dashboard import Dashboard
 from thornback.deployments.discovery import lacking, node_resources
 from thornback.deployments.environment import EXPECTED, missing_settings
+from thornback.deployments.front import uncorrected
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.pool_news import pool_news, replicas_of
 from thornback.deployments.ray_driver import join, leave
@@ -223,6 +225,8 @@ def gather(cluster: ClusterFile) -> Facts:
     finally:
         leave()
     facts.environment = _gateway_environment(cluster, facts)
+    if cluster.temp_dir is not None and (wrong := uncorrected(Path(cluster.temp_dir))):
+        facts.problems.append(wrong)
     return facts
 
 

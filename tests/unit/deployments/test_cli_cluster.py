@@ -1,11 +1,18 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from thornback.deployments.cli import app
-from thornback.deployments.cluster_file import ClusterFile, write_cluster_file
+from thornback.deployments.cli_cluster import _is_still
+from thornback.deployments.cluster_file import (
+    ClusterFile,
+    find_cluster,
+    remove_cluster_file,
+    write_cluster_file,
+)
 
 CONFIG = "name: mine\npools: {p: {tools: [m]}}\n"
 
@@ -65,3 +72,14 @@ def test_a_bad_config_starts_nothing_and_names_its_keys(home: Path) -> None:
 
 def test_a_config_that_is_no_file_is_named(home: Path) -> None:
     assert run("down", "nowhere.yaml")[0] == 1
+
+
+def test_a_cluster_that_another_up_started_meanwhile_is_not_ours_to_end(home: Path) -> None:
+    leave_cluster(home)
+    mine = find_cluster("mine")
+    assert mine is not None
+    assert _is_still(mine)
+    write_cluster_file(msgspec.structs.replace(mine, pids={"raylet": 7}))
+    assert not _is_still(mine)
+    remove_cluster_file(mine)
+    assert not _is_still(mine)

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def said(folder: Path, pool: str | None, tail: int = 20) -> set[tuple[str, str]]:
-    lines = lines_of(folder, NAMESPACE, pool, tail=tail, follow=False)
+    lines = lines_of(folder, NAMESPACE, pool, tail=tail, follow=lambda: False)
     return {(file.pool, line) for file, line in lines}
 
 
@@ -58,8 +58,24 @@ def test_following_shows_what_comes_and_new_files_whole(
         (folder / "worker-5-01-14.out").write_text(new)
 
     monkeypatch.setattr(cli_logs.time, "sleep", meanwhile)
-    lines = lines_of(folder, NAMESPACE, "text", tail=0, follow=True)
+    lines = lines_of(folder, NAMESPACE, "text", tail=0, follow=lambda: True)
     assert {line for _, line in itertools.islice(lines, 3)} == {"half a line", "born", "later"}
+
+
+def test_a_file_that_was_full_goes_on_as_a_new_one_of_the_same_pool(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = folder / "worker-2-01-11.out"
+    out.with_suffix(".err").write_text(":actor_name:ServeReplica:thornback.lab.text:ToolHost\n")
+
+    def meanwhile(seconds: float) -> None:
+        out.rename(folder / "worker-2-01-11.out.1")
+        out.write_text("fresh\n", "utf-8")
+
+    monkeypatch.setattr(cli_logs.time, "sleep", meanwhile)
+    turns = iter([True, False])
+    lines = lines_of(folder, NAMESPACE, "text", tail=0, follow=lambda: next(turns))
+    assert [line for _, line in lines] == ["fresh"]
 
 
 def test_an_access_record_is_found_behind_a_formatters_prefix() -> None:

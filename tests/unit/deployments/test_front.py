@@ -1,9 +1,11 @@
+import ast
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from thornback.deployments.front import front_program
+from thornback.deployments.front import front_program, uncorrected
 
 WORDS = ["-db", "-f", "h.cfg", "-sf", "17"]
 TEMPLATE = """\
@@ -45,6 +47,46 @@ def corrected(directory: Path, text: str, *, loopback_only: bool = True) -> str:
     )
     assert done.stdout.split() == WORDS
     return config.read_text("utf-8")
+
+
+def template_of_ray() -> str:
+    """The template of the Ray that is installed, read without importing all of Serve."""
+    spec = find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).with_name("serve") / "_private" / "haproxy_templates.py"
+    for node in ast.parse(source.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith(
+            "CONFIG_TEMPLATE"
+        ):
+            return str(ast.literal_eval(node.value))
+    raise AssertionError(f"{source} has no template")
+
+
+def test_every_correction_fits_the_template_of_this_ray(tmp_path: Path) -> None:
+    directory = tmp_path / "h"
+    directory.mkdir()
+    (directory / "watch").write_text("", "utf-8")
+    found = corrected(directory, template_of_ray())
+    assert "status 404 content-type text/plain" not in found
+    assert found.count(f"{directory}/unavailable.http") == 3
+    assert "bind 127.0.0.1:{{ config.stats_port }}" in found
+    assert "bind 127.0.0.1:{{ config.metrics_port }}" in found
+    assert uncorrected(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("not found. Ping", "gone"), ("errorfile", "http-error"), ("frontend http_", "frontend web_")],
+)
+def test_a_template_that_ours_do_not_fit_is_noticed(tmp_path: Path, old: str, new: str) -> None:
+    directory = tmp_path / "h"
+    directory.mkdir()
+    (directory / "watch").write_text("", "utf-8")
+    corrected(directory, EMPTY.replace(old, new))
+    assert uncorrected(tmp_path) is not None
+    corrected(directory, EMPTY)
+    assert uncorrected(tmp_path) is None
 
 
 def test_without_a_gateway_the_answer_is_not_yet_and_never_404(directory: Path) -> None:
