@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from thornback.cluster.errors import ConfigError
+from thornback.cluster.principals import ANONYMOUS
 from thornback.cluster.serve_options import ConfigModel, DeploymentOptions
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
@@ -202,6 +203,10 @@ class ClusterConfig(ConfigModel):
                 seen[module] = pool
         if both := sorted(set(self.modules) & seen.keys()):
             raise ValueError(f"modules and pools.{seen[both[0]]} both name {both[0]}")
+        if ANONYMOUS in self.principals:
+            raise ValueError(
+                f"principals.{ANONYMOUS}: is what everybody is called where there are no principals"
+            )
         if not self.principals and not self.gateway.allow_anonymous and not self.loopback_only:
             raise ValueError(
                 f"gateway.host {self.gateway.host} is not loopback and there are no principals: "

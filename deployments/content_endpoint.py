@@ -38,6 +38,9 @@ PATH = "/resources/sha256/"
 METHODS = ("DELETE", "GET", "HEAD", "PUT")
 PIECE_BYTES = 256 * 1024
 MAX_PARAMETERS = 16
+UPLOAD_TIMEOUT_S = 600.0
+"""Longest that a body may take as a whole: few contents can arrive at a time, so that slow senders
+would keep all others out."""
 CLIENT_GONE_STATUS = 499
 
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})", re.ASCII)
@@ -106,7 +109,7 @@ class ContentEndpoint:
             case "PUT":
                 record.status = 201
                 self._check_length(headers)
-                body = _body(receive, headers)
+                body = _body(receive, headers, self._clock)
                 spec = await self._uploads.upload(caller, sha256, about, body)
                 await send_answer(send, _json(201, _wire(spec)))
             case "GET" | "HEAD":
@@ -135,15 +138,16 @@ class ContentEndpoint:
         return catalog.principal_book.caller_of(key, anonymous=self._anonymous)
 
 
-async def _body(receive: Receive, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
+async def _body(receive: Receive, headers: Mapping[str, str], clock: Clock) -> AsyncIterator[bytes]:
     """A request's body as it comes.
 
     Raises:
-        HttpRefusal: 408 if it stops coming, 415 if it is encoded.
+        HttpRefusal: 408 if it stops coming or takes too long, 415 if it is encoded.
         ClientGone: if the client goes away before its end.
     """
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise HttpRefusal(415, "Content-Encoding is not supported", {"Accept-Encoding": "identity"})
+    latest = clock.monotonic() + UPLOAD_TIMEOUT_S
     more = True
     while more:
         try:
@@ -153,6 +157,8 @@ async def _body(receive: Receive, headers: Mapping[str, str]) -> AsyncIterator[b
             raise HttpRefusal(408, "the body stopped coming", {"Connection": "close"}) from None
         if message["type"] == "http.disconnect":
             raise ClientGone
+        if clock.monotonic() > latest:
+            raise HttpRefusal(408, "the body came too slowly", {"Connection": "close"})
         more = message.get("more_body", False)
         if message.get("body"):
             yield message["body"]

@@ -83,6 +83,11 @@ def test_an_open_address_is_allowed_by_callers_or_in_writing(tmp_path: Path) -> 
     assert parse_config(document, "c", tmp_path).anonymous
 
 
+def test_no_caller_can_own_what_everybody_put_while_there_were_no_callers(tmp_path: Path) -> None:
+    callers = f"principals: {{anonymous: {{key_sha256: '{'0' * 64}'}}}}\n"
+    assert "principals.anonymous: is what everybody is called" in refusal(tmp_path, POOL + callers)
+
+
 def test_references_bring_secrets_and_a_missing_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

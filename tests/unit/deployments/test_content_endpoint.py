@@ -10,9 +10,15 @@ import pytest
 from tests.content_fakes import FakeCluster
 from tests.fakes import FakeClock
 from thornback.cluster.catalog import Catalog
+from thornback.cluster.errors import HttpRefusal
 from thornback.cluster.principals import PrincipalEntry, key_hash
 from thornback.cluster.resources import sha256_of
-from thornback.deployments.content_endpoint import PATH, ContentEndpoint
+from thornback.deployments.content_endpoint import (
+    PATH,
+    UPLOAD_TIMEOUT_S,
+    ContentEndpoint,
+    _body,
+)
 from thornback.deployments.contents import ContentReader
 from thornback.deployments.http_edge import Neighbours
 from thornback.deployments.uploads import Uploads
@@ -202,6 +208,21 @@ def test_a_body_that_grows_too_large_is_refused(cluster: KeyedCluster) -> None:
     refused = ask(cluster, "PUT", *[b"x" * 100] * 11, sha256=sha256_of(b"x" * 1100))
     assert refused.status == 413
     assert cluster.contents == {}
+
+
+def test_a_sender_may_not_dawdle_for_ever() -> None:
+    clock = FakeClock()
+
+    async def receive() -> Mapping[str, Any]:
+        clock.advance(UPLOAD_TIMEOUT_S / 3)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def read() -> list[bytes]:
+        return [piece async for piece in _body(receive, {}, clock)]
+
+    with pytest.raises(HttpRefusal) as refused:
+        asyncio.run(read())
+    assert refused.value.status == 408
 
 
 def test_a_client_that_goes_away_leaves_nothing(cluster: KeyedCluster) -> None:
