@@ -336,13 +336,19 @@ class Journal:
     # --- opening ----------------------------------------------------------------------------------
 
     def _begin_epoch(self, program_version: str, expected_store_id: str | None) -> None:
-        if not self._writer.execute("SELECT 1 FROM sqlite_master WHERE name = 'store'").fetchone():
+        tables = [name for (name,) in self._writer.execute("SELECT name FROM sqlite_master")]
+        if tables and "store" not in tables:
+            raise StoreError(f"{self.directory / _DATABASE} is a database of another program")
+        if not tables:
             if expected_store_id is not None:
                 raise StoreError(f"{self.directory} holds no store; expected {expected_store_id}")
             self._create(program_version)
-        store_id, schema, writer, epoch, number = self._writer.execute(
+        row = self._writer.execute(
             "SELECT store_id, schema, program_version, epoch, number FROM store"
         ).fetchone()
+        if row is None:
+            raise StoreError(f"{self.directory} holds a store that has lost its id")
+        store_id, schema, writer, epoch, number = row
         if schema > SCHEMA:
             raise StoreError(
                 f"{self.directory} has schema {schema}, written by version {writer}; "

@@ -204,6 +204,29 @@ def test_an_empty_directory_is_no_fresh_start_where_a_store_is_known(tmp_path: P
     assert not (tmp_path / "unmounted").exists()
 
 
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("CREATE TABLE users (name TEXT)", "is a database of another program"),
+        ("CREATE TABLE store (name TEXT)", "no such column"),
+        ("DELETE FROM store", "has lost its id"),
+    ],
+)
+def test_a_database_that_is_no_journal_is_left_as_it_is(
+    tmp_path: Path, statement: str, says: str
+) -> None:
+    if statement.startswith("DELETE"):
+        opened(tmp_path).close()
+    database = sqlite3.connect(tmp_path / "journal.sqlite")
+    database.execute(statement)
+    database.commit()
+    before = list(database.iterdump())
+    with pytest.raises(StoreError, match=says):
+        opened(tmp_path)
+    assert list(database.iterdump()) == before
+    database.close()
+
+
 def test_a_foreign_store_is_refused(tmp_path: Path) -> None:
     opened(tmp_path).close()
     with pytest.raises(StoreError, match=r"holds sto_.*; expected sto_known"):
