@@ -22,6 +22,9 @@ from thornback.cluster.errors import shown
 MAX_MISFITS = 10
 MAX_UNKNOWN = 5
 """Unknown properties of one object that are named."""
+MAX_EXPLAINED_VALUES = 5000
+"""Values of a document whose misfits are all found: each may be one, and making one takes 30 us,
+for which the event loop waits."""
 MAX_LINE_CHARS = 300
 MAX_VALUE_CHARS = 60
 MAX_NAME_CHARS = 128
@@ -38,6 +41,7 @@ class SchemaCheck:
     def __init__(self, schema: Any, validator: jsonschema_rs.Validator) -> None:
         self._schema = schema
         self._validator = validator
+        self._has_branches = _mentions(schema, ("anyOf", "oneOf"))
 
     @classmethod
     def compile(cls, schema: bytes) -> SchemaCheck:
@@ -62,16 +66,26 @@ class SchemaCheck:
         """Why `value` (decoded JSON) does not fit; empty if it does.
 
         At most `MAX_MISFITS` lines of `MAX_LINE_CHARS` characters, and one more that says how many
-        were left out.
+        were left out. Of a large value only the first is looked for, if that is cheap.
         """
         if self._validator.is_valid(value):
             return []
+        if _is_large(value):
+            return self._first_misfit(value)
         errors = self._validator.iter_errors(value)
         lines = list(islice(self._lines(errors), MAX_MISFITS))
         left_out = sum(1 for _ in islice(errors, 1000))
         if left_out:
             lines.append(f"and {'at least ' if left_out == 1000 else ''}{left_out} more")
         return lines
+
+    def _first_misfit(self, value: Any) -> list[str]:
+        if not self._has_branches:  # a branch that fails brings along every misfit below it
+            try:
+                self._validator.validate(value)
+            except ValidationError as error:
+                return [*self._lines(iter([error])), "it is too large to look for more"]
+        return ["(top): something in it does not fit, and it is too large to say what"]
 
     def _lines(self, errors: Iterator[ValidationError]) -> Iterator[str]:
         for error in errors:
@@ -110,6 +124,22 @@ class SchemaCheck:
                 return []
         properties = node.get("properties") if isinstance(node, dict) else None
         return list(properties) if isinstance(properties, dict) else []
+
+
+def _is_large(value: Any) -> bool:
+    """Whether there are more than `MAX_EXPLAINED_VALUES` values in it."""
+    waiting, count = [value], 0
+    while waiting and count <= MAX_EXPLAINED_VALUES:
+        node = waiting.pop()
+        if isinstance(node, (dict, list)):
+            count += len(node)
+            waiting += node.values() if isinstance(node, dict) else node
+    return count > MAX_EXPLAINED_VALUES
+
+
+def _mentions(schema: Any, keywords: Sequence[str]) -> bool:
+    text = json.dumps(schema)
+    return any(f'"{keyword}"' in text for keyword in keywords)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

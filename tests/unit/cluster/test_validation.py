@@ -75,6 +75,18 @@ def test_many_misfits_are_counted_and_not_listed() -> None:
     assert lines[-1] == "and 40 more"
 
 
+def test_of_a_large_value_the_first_misfit_is_told() -> None:
+    lines = misfits(["x"] * 300_000, {"type": "array", "items": {"type": "integer"}})
+    expected = '[0]: expected integer, given "x" (string)'
+    assert lines == [expected, "it is too large to look for more"]
+
+
+def test_a_large_value_below_branches_is_not_explained() -> None:
+    numbers = {"type": "array", "items": {"type": "integer"}}
+    lines = misfits(["x"] * 300_000, {"anyOf": [numbers, {"type": "null"}]})
+    assert lines == ["(top): something in it does not fit, and it is too large to say what"]
+
+
 def test_a_line_stays_one_short_line_whatever_was_given() -> None:
     value = {"query": "", "a\n" * 500: 1, "mode": "x\n\x1b[31m" * 100}
     for line in misfits(value):
