@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from thornback.cluster.catalog import Annotations, CallPolicy, ToolSpec
-from thornback.cluster.config import ClusterConfig, parse_config
+from thornback.cluster.config import ClusterConfig, ToolConfig, parse_config
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.settings import (
     effective_pool,
@@ -115,3 +115,32 @@ def test_an_effective_tool_keeps_what_only_its_author_knows() -> None:
 
 def test_a_tool_without_overrides_is_as_declared() -> None:
     assert effective_tool(config_of(), SPEC) == SPEC
+
+
+EVERY_SETTING: dict[str, Any] = {
+    "timeout_s": 2.5,
+    "queue_timeout_s": 3.5,
+    "max_attempts": 4,
+    "max_result_bytes": 5000,
+    "title": "T",
+    "read_only": False,
+    "destructive": True,
+    "idempotent": True,
+    "open_world": True,
+    "owner": "data team",
+    "tags": ["x"],
+    "visibility": "unlisted",
+    "principals": ["a*"],
+}
+
+
+def test_there_is_an_example_of_every_setting_of_a_tool() -> None:
+    assert EVERY_SETTING.keys() == ToolConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize("key", EVERY_SETTING)
+def test_every_setting_of_a_tool_reaches_the_catalog(key: str) -> None:
+    made = effective_tool(config_of(tools={"t": {key: EVERY_SETTING[key]}}), SPEC)
+    said = msgspec.json.decode(msgspec.json.encode(made))
+    parts = [said, *(said.get(part, {}) for part in ("annotations", "call", "access"))]
+    assert [part[key] for part in parts if key in part] == [EVERY_SETTING[key]]
