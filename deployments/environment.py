@@ -67,6 +67,8 @@ _ONE_MACHINE: Mapping[str, str] = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 it would otherwise listen on every address."""
 
 _OF_ANOTHER_RAY = ("RAY_ADDRESS", "RAY_AUTH_", "RAY_JOB_CONFIG", "RAY_SERVE_")
+_OF_A_CALLER = ("THORNBACK_KEY",)
+"""The key of whoever runs `up`: nothing for tools to read."""
 
 
 class Paths(NamedTuple):
@@ -142,7 +144,11 @@ def cluster_environment(
     }
     if config.loopback_only:
         settings |= _ONE_MACHINE
-    kept = {key: value for key, value in own.items() if not key.startswith(_OF_ANOTHER_RAY)}
+    kept = {
+        key: value
+        for key, value in own.items()
+        if not key.startswith(_OF_ANOTHER_RAY + _OF_A_CALLER)
+    }
     path = [str(paths.site), *filter(None, [own.get("PYTHONPATH")])]
     return {**_LOG_SIZES, **kept, **settings, "PYTHONPATH": os.pathsep.join(path)}
 

@@ -122,7 +122,7 @@ def bring_up(
         ]
         config_entries(config)  # what is wrong with them is said before anything starts
         earlier = cluster_of(config)
-        if address is None and earlier is not None and answers(earlier.address):
+        if address is None and earlier is not None and _runs(earlier):
             if up := _unchanged(config, plans, earlier, tell):
                 return up
             tell(f"{config.name} is running; applying the config")
@@ -139,6 +139,12 @@ def bring_up(
                 join(cluster)
                 return _deploy(config, plans, cluster, started=False, tell=tell)
         return _start(config, plans, config_path, tell)
+
+
+def _runs(cluster: ClusterFile) -> bool:
+    """Whether Ray answers; one whose `up` was killed before it had come up whole does not count."""
+    began_whole = bool(cluster.pids) or not cluster.started_ray
+    return began_whole and answers(cluster.address)
 
 
 def _start(

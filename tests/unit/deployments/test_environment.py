@@ -73,6 +73,16 @@ def test_what_speaks_of_another_ray_is_left_out() -> None:
     assert not {"RAY_ADDRESS", "RAY_AUTH_TOKEN"} & environment.keys()
 
 
+def test_the_key_of_who_starts_the_cluster_is_not_for_its_tools() -> None:
+    assert "THORNBACK_KEY" not in environment_of(config_of(), {"THORNBACK_KEY": "tbk_x"})
+
+
+def test_logs_are_bounded_as_the_operator_says() -> None:
+    assert int(environment_of(config_of())["RAY_ROTATION_MAX_BYTES"]) > 0
+    own = {"RAY_ROTATION_MAX_BYTES": "7"}
+    assert environment_of(config_of(), own)["RAY_ROTATION_MAX_BYTES"] == "7"
+
+
 def test_the_token_itself_is_in_no_environment() -> None:
     config = config_of(state_dir="/state")
     assert environment_of(config)["RAY_AUTH_TOKEN_PATH"] == "/state/ray_token"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from thornback.cluster.config import ClusterConfig, parse_config
@@ -126,6 +127,24 @@ def test_a_taken_port_is_told_with_who_has_it(tmp_path: Path, config: ClusterCon
             bring_up(taken, address=None, config_path=None, tell=lambda news: None)
     assert cluster_of(config) is None, "nothing is left of it"
     assert is_free(port, "127.0.0.1")
+
+
+def test_what_an_up_that_was_killed_half_way_left_is_not_joined(
+    tmp_path: Path, config: ClusterConfig
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        half = msgspec.structs.replace(file_of(config, f"127.0.0.1:{port}"), started_ray=True)
+        write_cluster_file(half)
+        # Starting anew begins with the port, joining would not look at it.
+        gateway = {"gateway": {"port": port}, "pools": {"p": {"tools": ["m"]}}}
+        with pytest.raises(LaunchError, match=f"port {port} is taken"):
+            bring_up(
+                parse_config(gateway, "test", tmp_path),
+                address=None,
+                config_path=None,
+                tell=lambda news: None,
+            )
 
 
 def test_a_ray_that_does_not_answer_cannot_be_joined(config: ClusterConfig) -> None:
