@@ -2,7 +2,7 @@
 
 Knows the rules (who owns a name, what may be named, how large) and neither HTTP nor Ray: the
 gateway mounts these functions. What a caller puts is its own: others neither read it nor learn that
-it is there, and knowing a hash is no permission.
+it is there, but for a URI that they want and that is taken; knowing a hash is no permission.
 """
 
 from __future__ import annotations
