@@ -158,6 +158,13 @@ def test_the_gateway_drains_and_keeps_thousands_of_streams(tmp_path: Path) -> No
     assert deployment["logging_config"] == logging_config
 
 
+def test_the_config_says_how_many_gateways_there_are_and_what_each_takes(tmp_path: Path) -> None:
+    config = config_of(tmp_path, gateway={"num_replicas": 3, "num_cpus": 0.7})
+    (deployment,) = render_gateway(config)["deployments"]
+    assert deployment["num_replicas"] == 3
+    assert deployment["ray_actor_options"]["num_cpus"] == 0.7
+
+
 def test_changed_code_changes_the_environment_of_its_pool(tmp_path: Path) -> None:
     module = tmp_path / "my_tools.py"
     config = config_of(tmp_path)
