@@ -32,7 +32,7 @@ from pydantic_core import CoreSchema, PydanticSerializationError, to_jsonable_py
 
 from thornback.cluster.errors import shown
 from thornback.cluster.schema_rules import schema_fault
-from thornback.cluster.validation import MAX_LINE_CHARS, SchemaCheck, nearest
+from thornback.cluster.validation import MAX_LINE_CHARS, MAX_MISFITS, SchemaCheck, nearest
 
 Schema = dict[str, Any]
 X_MCP_HEADER = "x-mcp-header"
@@ -101,7 +101,11 @@ class Arguments:
         try:
             parsed = self._model.model_validate_json(arguments or b"{}")
         except PydanticError as error:
-            raise Misfit([self._line(details) for details in error.errors()]) from None
+            found = error.errors(include_url=False)
+            lines = [self._line(details) for details in found[:MAX_MISFITS]]
+            if len(found) > MAX_MISFITS:
+                lines.append(f"and {len(found) - MAX_MISFITS} more")
+            raise Misfit(lines) from None
         values = {name: getattr(parsed, field) for field, name in self._parameters.items()}
         return {**values, **(parsed.model_extra or {})}
 

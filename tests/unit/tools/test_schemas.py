@@ -179,6 +179,18 @@ def test_unknown_arguments_are_refused_with_the_nearest_name() -> None:
     ]
 
 
+def test_many_misfits_of_arguments_are_counted_and_not_listed() -> None:
+    @tool
+    def add_up(numbers: list[int]) -> int:
+        """Add up."""
+        return sum(numbers)
+
+    with pytest.raises(Misfit) as caught:
+        tool_of(add_up).arguments.parse(json.dumps({"numbers": ["x"] * 50}).encode())
+    assert len(caught.value.lines) == 11
+    assert caught.value.lines[-1] == "and 40 more"
+
+
 def test_a_parameter_that_allows_none_beside_another_default_is_a_problem() -> None:
     @tool
     def find(limit: Annotated[int | None, Field(description="Rows")] = 10) -> None:
