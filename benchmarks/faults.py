@@ -55,6 +55,7 @@ def _row(name: str, done: Round) -> dict[str, object]:
         "outcomes": Counter(o.outcome for o in done.operations),
         "answered_s": done.answered_s,
         "whole_s": done.whole_s,
+        "starved_s": done.starved_s,
         "slowest_s": max(o.took_s for o in done.operations),
         "complaints": done.complaints,
     }

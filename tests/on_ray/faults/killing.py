@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from tests.on_ray.faults.history import (
@@ -65,6 +66,8 @@ class Round(NamedTuple):
     fault: Fault
     whole_s: float
     """Seconds until there were as many processes as before."""
+    starved_s: float
+    """Of these, how long the new process waited for a CPU: what a busy machine adds."""
     complaints: list[str]
 
     @property
@@ -81,7 +84,8 @@ class Round(NamedTuple):
             f"{len(self.operations)} calls, {len(failed)} failed {dict(kinds) or ''}"
             f" (the last begun {latest_s:+.3f} s from the kill),"
             f" all clients answered again after {self.answered_s:.2f} s,"
-            f" slowest call {slowest.took_s:.2f} s, whole after {self.whole_s:.1f} s"
+            f" slowest call {slowest.took_s:.2f} s, whole after {self.whole_s:.1f} s,"
+            f" of which the new process waited {self.starved_s:.1f} s for a CPU"
         )
 
 
@@ -107,11 +111,20 @@ async def kill_under_load(hurt: HurtCluster, victim: Victim) -> Round:
         )
         kill(*dying)
         whole_s = await until(is_whole, 4 * WHOLE_S) - fault.at_s
+        starved_s = max(map(_starved_s, victim.pids(hurt) - before), default=0.0)
         await load.each_answered(AFTERWARDS)
     found = complaints(load.operations, hurt.effects_of(load), fault)
-    done = Round(load.operations, fault, whole_s, found)
+    done = Round(load.operations, fault, whole_s, starved_s, found)
     if whole_s > WHOLE_S and not is_front:  # one stands in for HAProxy until Serve has another
         found.append(f"whole only after {whole_s:.1f} s")
     if is_front and done.answered_s > FRONT_OUTAGE_S:
         found.append(f"answered again only after {done.answered_s:.1f} s")
     return done
+
+
+def _starved_s(pid: int) -> float:
+    """Seconds that the main thread of a process was ready to run and had no CPU."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[1]) / 1e9
+    except FileNotFoundError:
+        return 0.0
