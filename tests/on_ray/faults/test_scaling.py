@@ -25,6 +25,33 @@ SCALE_TIMEOUT_S = 60.0
 SLOWEST_S = 2.0
 
 
+def test_a_pool_that_asks_for_other_cpus_is_replaced_unseen(hurt: HurtCluster) -> None:
+    before = hurt.pids("effects")
+
+    def change(config: dict[str, Any]) -> None:
+        config["pools"]["effects"]["ray_actor_options"] = {"num_cpus": 0.2}
+
+    def is_replaced() -> bool:
+        return len(hurt.pids("effects") - before) == 2 and not any(map(psutil.pid_exists, before))
+
+    async def scenario() -> None:
+        async with calling(hurt.front(), "effect") as load:
+            hurt.configure(change)
+            began_s = time.monotonic()
+            done = await asyncio.to_thread(hurt.thornback, "up", str(hurt.config), "--detach")
+            assert done.returncode == 0, done.stdout + done.stderr
+            took_s = await until(is_replaced, 30) - began_s
+            await load.each_answered(10)
+        slowest = max(load.operations, key=lambda o: o.took_s)
+        print(f"\nreplaced in {took_s:.1f} s; {len(load.operations)} calls, the slowest "
+              f"{slowest.took_s:.2f} s")  # fmt: skip
+        assert complaints(load.operations, hurt.effects_of(load)) == []
+        assert slowest.took_s <= SLOWEST_S
+        assert len(hurt.pids("effects")) == 2
+
+    asyncio.run(scenario())
+
+
 async def seen(hurt: HurtCluster, wanted: dict[str, int]) -> None:
     """Wait until `thornback status` shows these numbers of running replicas."""
     async with asyncio.timeout(SCALE_TIMEOUT_S):
@@ -85,32 +112,5 @@ def test_pools_grow_from_nothing_and_go_away_again(hurt: HurtCluster) -> None:
         assert len(pids) == sum(most.values())
         assert gone_s <= GONE_S
         await seen(hurt, nothing)
-
-    asyncio.run(scenario())
-
-
-def test_a_pool_that_asks_for_other_cpus_is_replaced_unseen(hurt: HurtCluster) -> None:
-    before = hurt.pids("effects")
-
-    def change(config: dict[str, Any]) -> None:
-        config["pools"]["effects"]["ray_actor_options"] = {"num_cpus": 0.2}
-
-    def is_replaced() -> bool:
-        return len(hurt.pids("effects") - before) == 2 and not any(map(psutil.pid_exists, before))
-
-    async def scenario() -> None:
-        async with calling(hurt.front(), "effect") as load:
-            hurt.configure(change)
-            began_s = time.monotonic()
-            done = await asyncio.to_thread(hurt.thornback, "up", str(hurt.config), "--detach")
-            assert done.returncode == 0, done.stdout + done.stderr
-            took_s = await until(is_replaced, 30) - began_s
-            await load.each_answered(10)
-        slowest = max(load.operations, key=lambda o: o.took_s)
-        print(f"\nreplaced in {took_s:.1f} s; {len(load.operations)} calls, the slowest "
-              f"{slowest.took_s:.2f} s")  # fmt: skip
-        assert complaints(load.operations, hurt.effects_of(load)) == []
-        assert slowest.took_s <= SLOWEST_S
-        assert len(hurt.pids("effects")) == 2
 
     asyncio.run(scenario())
