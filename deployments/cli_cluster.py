@@ -133,14 +133,15 @@ def _greet(config: ClusterConfig, done: Up) -> None:
 def _follow(cluster: ClusterFile) -> None:
     """Show a line for each call and what tools print, until somebody ends the cluster."""
     from thornback.deployments.access_lines import access_line
-    from thornback.deployments.cli_logs import access_part, lines_of
+    from thornback.deployments.cli_logs import access_part, is_of_serve, lines_of
 
     folder = Path(cluster.temp_dir or "", "session_latest", "logs")
     hint("Ctrl-C ends the cluster.")
     for file, line in lines_of(
         folder, cluster.namespace, None, tail=0, follow=lambda: _is_still(cluster)
     ):
-        typer.echo(f"{file.pool}  {access_line(access_part(line)) or line}")
+        if not is_of_serve(line):
+            typer.echo(f"{file.pool}  {access_line(access_part(line)) or line}")
     hint(f"{cluster.name} was ended from elsewhere")
 
 

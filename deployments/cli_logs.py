@@ -1,12 +1,13 @@
 """`thornback logs`: what replicas and gateways of a cluster wrote, where this machine has it.
 
-Ray keeps a file for each worker process with what it printed, whose head names the actor, and Serve
-one for each replica with what it logged. Other machines of a cluster have their own files.
+Ray keeps two files for each worker process with what it printed and logged, whose heads name the
+actor. Other machines of a cluster have their own files.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ POLL_S = 0.3
 HEAD_BYTES = 4096
 ACTOR_MARK = ":actor_name:ServeReplica:"
 """How Ray begins the file of a Serve replica; application and deployment follow."""
+_SERVE_NEWS = re.compile(r"INFO \d{4}-\d\d-\d\d \S+ thornback\.\S+ \S+ -- ")
 RAY_MARKS = (":actor_name:", ":job_id:", ":task_name:")
 """Beginnings of lines that Ray writes for its own log reader."""
 
@@ -71,9 +73,6 @@ def log_files(folder: Path, namespace: str, pool: str | None) -> list[LogFile]:
         owner = _owner_of(path, namespace)
         if owner is not None:
             found.append(LogFile(path, owner))
-    prefix = f"replica_{namespace}."
-    for path in folder.glob(f"serve/{prefix}*.log"):
-        found.append(LogFile(path, path.name.removeprefix(prefix).split("_")[0]))
     wanted = [file for file in found if pool is None or file.pool == pool]
     return sorted(wanted, key=lambda file: file.path.stat().st_mtime)
 
@@ -95,6 +94,11 @@ def lines_of(
             return
         time.sleep(POLL_S)
         first = False
+
+
+def is_of_serve(line: str) -> bool:
+    """Whether a line is Serve's own news of a replica that comes and goes."""
+    return _SERVE_NEWS.match(line) is not None
 
 
 def access_part(line: str) -> str:

@@ -51,8 +51,8 @@ _QUIET: Mapping[str, str] = {
 }
 
 _LOGS: Mapping[str, str] = {
-    # In throughput mode Serve keeps a thousand lines to itself: what tools print, and tracebacks.
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    # In throughput mode Serve takes what tools print into a log of its own, a thousand lines late.
+    "RAY_SERVE_LOG_TO_STDERR": "1",
 }
 
 _LOG_SIZES: Mapping[str, str] = {

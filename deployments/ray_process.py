@@ -1,8 +1,8 @@
 """The Ray that `up` starts: its processes, from start to end, and nobody else's.
 
-A process is ours when it names our temporary directory, on its command line or in its environment,
-or when it descends from one that does. Nothing is ever ended by its name, and a cluster is
-never looked for with `address="auto"`.
+A process is ours when its environment names our temporary directory, or when it descends from one
+whose does. A command line is nobody's word: an editor may have one of our logs open. Nothing is
+ever ended by its name, and a cluster is never looked for with `address="auto"`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ GRACE_S = 2.0
 """What is durable was synced when it was acknowledged; nobody has anything to finish."""
 MARK_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 """A variable that only processes of our Ray have, and that names its directory."""
+TITLES = ("ray::", "ray-dashboard-")
+"""How the titles begin that Ray writes over the command line and environment of a process."""
 LOG_NAME = "ray_head.log"
 
 
@@ -174,19 +176,17 @@ def our_processes(temp_dir: Path, pids: Mapping[str, int]) -> list[psutil.Proces
 def _belongs(process: psutil.Process, temp_dir: Path) -> bool:
     """Whether a process says itself that it is of the Ray in `temp_dir`.
 
-    By its command line; by the environment that Ray's processes have from us; or, where Ray has
-    written a title over both, by the files that it has open.
+    By the environment that Ray's processes have from us; or, where Ray has written a title over it,
+    by the files that it has open.
     """
     command, uids = process.info["cmdline"] or [], process.info["uids"]
     if uids is None or uids.real != os.getuid():
         return False
     mark = str(temp_dir) + os.sep
-    if any(mark in word or word.endswith(str(temp_dir)) for word in command):
-        return True
     try:
         if process.environ().get(MARK_VARIABLE, "").startswith(mark):
             return True
-        titled = bool(command) and command[0].startswith("ray::")
+        titled = bool(command) and command[0].startswith(TITLES)
         return titled and any(file.path.startswith(mark) for file in process.open_files())
     except psutil.Error:
         return False

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from thornback.deployments import cli_logs
-from thornback.deployments.cli_logs import access_part, lines_of, log_files
+from thornback.deployments.cli_logs import access_part, is_of_serve, lines_of, log_files
 
 NAMESPACE = "thornback.lab"
 
@@ -26,8 +26,11 @@ def folder(tmp_path: Path) -> Path:
     )
     write("worker-3-01-12.out", ":actor_name:ServeReplica:thornback.other.sql:ToolHost\nnot ours\n")
     write("worker-4-01-13.err", "a task of Ray's own\n")
-    write("serve/replica_thornback.lab.sql_ToolHost_x1.log", "logged by sql\n")
-    write("serve/replica_thornback.laboratory.sql_ToolHost_x2.log", "not ours\n")
+    write(
+        "worker-1-01-10.err",
+        ":actor_name:ServeReplica:thornback.lab.sql:ToolHost\nlogged by sql\n",
+    )
+    write("worker-6-01-15.err", ":actor_name:ServeReplica:thornback.laboratory.sql:X\nnot ours\n")
     return tmp_path
 
 
@@ -76,6 +79,12 @@ def test_a_file_that_was_full_goes_on_as_a_new_one_of_the_same_pool(
     turns = iter([True, False])
     lines = lines_of(folder, NAMESPACE, "text", tail=0, follow=lambda: next(turns))
     assert [line for _, line in lines] == ["fresh"]
+
+
+def test_news_of_serve_are_told_from_what_tools_say() -> None:
+    news = "INFO 2026-11-23 08:51:41,311 thornback.lab.sql_ToolHost jvqaqxvt -- Started HTTP server"
+    assert is_of_serve(news)
+    assert not is_of_serve("INFO mine -- printed by a tool")
 
 
 def test_an_access_record_is_found_behind_a_formatters_prefix() -> None:

@@ -45,11 +45,19 @@ def file_of(config: ClusterConfig, address: str = "127.0.0.1:1") -> ClusterFile:
     )
 
 
+def environment_in(directory: Path) -> dict[str, str]:
+    return {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": f"{directory}/haproxy"}
+
+
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that names our temporary directory on its command line."""
-    command = [sys.executable, "-c", SLEEP, f"--temp-dir={tmp_path}/ours"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+    """A process with the environment that Ray's have from us."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SLEEP],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment_in(tmp_path / "ours"),
+    ) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "up\n"
         yield running
@@ -97,15 +105,13 @@ def test_processes_are_ours_by_our_directory_and_by_nothing_else(
     assert our_processes(tmp_path / "theirs", {"raylet": process.pid}) == []
 
 
-def test_a_process_that_hides_its_command_line_is_ours_by_its_environment(tmp_path: Path) -> None:
-    environment = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": f"{tmp_path}/ours/haproxy"}
-    command = [sys.executable, "-c", SLEEP]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as left:
-        assert left.stdout is not None
-        left.stdout.readline()
-        assert [p.pid for p in our_processes(tmp_path / "ours", {})] == [left.pid]
-        assert our_processes(tmp_path / "theirs", {}) == []
-        left.kill()
+def test_who_reads_our_logs_is_not_ours(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLEEP, f"{tmp_path}/ours/session_latest/logs/raylet.out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        assert our_processes(tmp_path / "ours", {}) == []
+        reader.kill()
 
 
 def test_ours_are_ended_and_counted(tmp_path: Path, process: subprocess.Popen[str]) -> None:
@@ -170,8 +176,12 @@ def test_down_of_what_does_not_run_says_so_and_clears_what_is_left(config: Clust
 
 def test_down_ends_what_a_dead_cluster_left_behind(config: ClusterConfig) -> None:
     directory = paths_of(config).temp_dir
-    command = [sys.executable, "-c", SLEEP, f"{directory}/h/haproxy.cfg"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as left:
+    with subprocess.Popen(
+        [sys.executable, "-c", SLEEP],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment_in(directory),
+    ) as left:
         assert left.stdout is not None
         left.stdout.readline()
         assert bring_down(config, None).ended == 1
