@@ -27,17 +27,21 @@ def in_words(temp_dir: str | None) -> Iterator[None]:
     Args:
         temp_dir: Of the Ray that this process started, whose logs say more; None for another's.
     """
+    logs = None if temp_dir is None else Path(temp_dir, "session_latest", "logs")
+    where = "" if logs is None else f"; its logs are in {logs}"
     try:
         yield
+    except LaunchError as error:
+        if why := late_agents(logs):
+            raise LaunchError(f"Ray failed: {why}{where}") from error
+        raise
     except ThornbackError:
         raise
     except Exception as error:
         if not _is_of_ray(error):
             raise
-        logs = None if temp_dir is None else Path(temp_dir, "session_latest", "logs")
         said = reason(str(error)) if str(error) else "no message"
         why = late_agents(logs) or f"{type(error).__name__}: {said}"
-        where = "" if logs is None else f"; its logs are in {logs}"
         raise LaunchError(f"Ray failed: {why}{where}") from error
 
 

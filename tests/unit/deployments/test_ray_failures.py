@@ -26,6 +26,8 @@ def test_where_ray_is_ours_its_logs_are_named_and_asked(tmp_path: Path) -> None:
     (logs / "raylet.out").write_text("The raylet exited immediately because one Ray agent failed")
     with pytest.raises(LaunchError, match="machine was too busy"), in_words(str(tmp_path)):
         raise_in_ray()
+    with pytest.raises(LaunchError, match="machine was too busy"), in_words(str(tmp_path)):
+        raise LaunchError("cannot join the Ray at 127.0.0.1:1")
 
 
 @pytest.mark.parametrize("ours", [ConfigError("no"), TimeoutError("ours"), KeyboardInterrupt()])
