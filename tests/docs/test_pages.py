@@ -27,7 +27,7 @@ def readme_block(word: str) -> Block:
     return next(block for block in blocks_of("README.md") if block.word == word)
 
 
-# The README's `install` and `test` blocks are checked here and run by `.ci/run`: a test that installs
+# The README's `install` and `test` blocks are checked here and run by `.ci/run`: one that installs
 # would change the environment it runs in, and one that runs all tests would run itself.
 @pytest.mark.parametrize("word", ["install", "test"])
 def test_the_extra_that_a_command_installs_exists(word: str) -> None:
