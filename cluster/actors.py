@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -382,7 +383,12 @@ def start_registry(
         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
     ).remote(namespace, directory)
     client = RegistryClient(namespace)
-    running = BlockingRegistryClient(client).info(timeout_s)
+    try:
+        running = BlockingRegistryClient(client).info(timeout_s)
+    except StoreError:
+        # It holds no store, and would answer the next try, maybe for another directory, the same.
+        _kill(namespace)
+        raise
     if running.directory != directory:
         raise StoreError(
             f"{namespace} is running with its state in {running.directory}, not in {directory}; "
@@ -393,13 +399,14 @@ def start_registry(
 
 def stop_registry(namespace: str) -> None:
     """End the registry of a cluster that is taken down; its store stays as it is."""
-    try:
-        actor = _look_up(namespace)
-    except RegistryUnavailable:
-        return
-    ray.kill(actor, no_restart=True)
+    _kill(namespace)
     # The cluster is over: the next one of this name may begin with another store.
     internal_kv._internal_kv_del(_STORE_ID, namespace=namespace.encode())
+
+
+def _kill(namespace: str) -> None:
+    with suppress(RegistryUnavailable):  # there is none
+        ray.kill(_look_up(namespace), no_restart=True)
 
 
 def _look_up(namespace: str) -> Any:

@@ -5,7 +5,9 @@ import os
 import resource
 import shutil
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -185,17 +187,39 @@ def test_a_registry_that_runs_is_not_joined_with_another_state(
 
 
 def test_a_store_that_cannot_be_read_is_said_each_time_and_is_not_kept_open(
-    namespace: str, tmp_path: Path
+    registry: RegistryClient, tmp_path: Path
 ) -> None:
-    journal = Journal.open(tmp_path / "registry", owner="the test", program_version="0.1.0")
-    journal.commit([Write("tools", "a@1.0.0", b"rubbish")])
-    journal.close()
+    blocking = BlockingRegistryClient(registry)
+    before = blocking.info()
+    os.kill(before.pid, signal.SIGKILL)
+    with opened_here(tmp_path) as journal:  # the next process opens it with its first call
+        journal.commit([Write("tools", "a@1.0.0", b"rubbish")])
     for _ in range(2):
         with pytest.raises(StoreError, match="holds a tool that is none"):
-            start_registry(namespace, tmp_path)
-    journal = Journal.open(tmp_path / "registry", owner="the test", program_version="0.1.0")
-    journal.commit([Write("tools", "a@1.0.0", None)])
+            blocking.info(timeout_s=30)
+    with opened_here(tmp_path) as journal:
+        journal.commit([Write("tools", "a@1.0.0", None)])
+    assert blocking.info(timeout_s=30).store_id == before.store_id
+
+
+@contextmanager
+def opened_here(state_dir: Path) -> Iterator[Journal]:
+    """The registry's store in this process, as soon as that of a killed one is quite gone."""
+    for _ in range(100):
+        with suppress(StoreOwned):
+            journal = Journal.open(state_dir / "registry", owner="the test", program_version="0")
+            break
+        time.sleep(0.05)
+    yield journal
     journal.close()
+
+
+def test_a_registry_that_cannot_open_its_store_does_not_stand_in_the_way(
+    namespace: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="Not a directory"):
+        start_registry(namespace, tmp_path / "file")
     assert BlockingRegistryClient(start_registry(namespace, tmp_path)).catalog().tools == {}
 
 
