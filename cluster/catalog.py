@@ -371,12 +371,14 @@ class Catalog:
             e for e in self._entries["principals"].values() if isinstance(e, PrincipalEntry)
         )
 
-    def tool(self, name: str, caller: Caller) -> ToolSpec | None:
-        """The version of `name` that answers a caller who names none: the newest stable one.
+    def tool(self, name: str, caller: Caller, version: str | None = None) -> ToolSpec | None:
+        """The version of `name` that answers this caller: the newest stable one, or `version`.
 
         None where there is no such tool or this caller may not use it: the same answer.
         """
         versions = [s for s in self.tools.get(name, ()) if _may_use(caller, s)]
+        if version is not None:
+            return next((s for s in versions if s.version == version), None)
         return next((s for s in versions if not s.is_prerelease), next(iter(versions), None))
 
     def listed_tools(self, caller: Caller) -> Iterator[ToolSpec]:

@@ -66,6 +66,7 @@ from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Reply, Send, sen
 from thornback.deployments.running_calls import RunningCalls
 from thornback.deployments.sdk import Kernel, check_param_headers, read_envelope
 from thornback.deployments.sessions import Session, Sessions, session_key
+from thornback.deployments.tool_calls import requested_version
 
 CLIENT_GONE_STATUS = 499
 """For the log alone: nobody is there to read a status."""
@@ -346,7 +347,7 @@ def _check_param_headers(
 ) -> None:
     name, arguments = request.params.get("name"), request.params.get("arguments")
     if request.method == "tools/call" and isinstance(name, str):
-        spec = catalog.tool(name, caller)
+        spec = catalog.tool(name, caller, requested_version(request.meta or {}))
         if spec is not None:
             given = arguments if isinstance(arguments, dict) else {}
             check_param_headers(spec, given, headers)

@@ -208,20 +208,11 @@ def tool_for(call: Call, catalog: Catalog) -> ToolSpec:
         PoolBroken: there would be, but the pool that declares it could not be loaded.
     """
     caller = call.caller
-    spec = catalog.tool(call.tool, caller)
-    if spec is not None and call.version not in (None, spec.version):
-        spec = next(
-            (
-                s
-                for s in catalog.tools[call.tool]
-                if s.version == call.version and _admits(s, caller)
-            ),
-            None,
-        )
-        if spec is None:
-            raise UnknownTool(call.tool, f"it has no version {shown(str(call.version))}")
+    spec = catalog.tool(call.tool, caller, call.version)
     if spec is not None:
         return spec
+    if call.version is not None and catalog.tool(call.tool, caller) is not None:
+        raise UnknownTool(call.tool, f"it has no version {shown(call.version)}")
     for entry in catalog.of("pools").values():
         if (
             isinstance(entry, PoolEntry)
@@ -232,10 +223,6 @@ def tool_for(call: Call, catalog: Catalog) -> ToolSpec:
             raise _broken(entry)
     near = nearest(call.tool, (s.name for s in catalog.listed_tools(caller)))
     raise UnknownTool(call.tool, f"did you mean {near}?" if near else "")
-
-
-def _admits(spec: ToolSpec, caller: Caller) -> bool:
-    return caller.may_use(spec.name) and spec.access.admits(caller)
 
 
 def _pool_of(spec: ToolSpec, catalog: Catalog) -> PoolEntry:

@@ -7,7 +7,7 @@ the content of a result only for revisions that have fewer kinds of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -108,13 +108,13 @@ class ToolCalls:
         modern = exchange.revision.modern
         # Older revisions have no such parameter, so that nobody has checked its shape.
         responses = params.get("inputResponses") if modern else None
-        version, traceparent = meta.get(VERSION_META), meta.get("traceparent")
+        traceparent = meta.get("traceparent")
         return Call(
             caller=exchange.caller,
             tool=params["name"],
             arguments=raw_arguments(exchange.body),
             call_id=exchange.call_id,
-            version=version if isinstance(version, str) else None,
+            version=requested_version(meta),
             progress=exchange.progress_token is not None,
             log_level=exchange.log_level,
             capabilities=msgspec.json.encode(exchange.capabilities),
@@ -149,6 +149,12 @@ def input_required(
     if needed.request_state is not None or not asks:
         result["requestState"] = states.seal(exchange, needed.request_state or "")
     return result
+
+
+def requested_version(meta: Mapping[str, Any]) -> str | None:
+    """The version of the tool that a request's `_meta` names, if it names one."""
+    version = meta.get(VERSION_META)
+    return version if isinstance(version, str) else None
 
 
 class Reporter:

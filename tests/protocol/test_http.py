@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.protocol import tools_under_test
-from tests.protocol.gateways import HOST, META, MODERN, Client, Cluster
+from tests.protocol.gateways import HOST, META, MODERN, Answered, Client, Cluster
 from thornback.cluster.catalog import Catalog
 from thornback.tools import conformance
 
@@ -309,6 +310,25 @@ async def test_a_mirrored_parameter_must_be_the_same(header: str | None, status:
     )
     assert answered.status == status
     assert status == 200 or answered.error["code"] == -32020
+
+
+@pytest.mark.requirement("headers:params")
+async def test_mirrored_parameters_are_those_of_the_version_asked_for() -> None:
+    cluster = Cluster([conformance])
+    mirrored = cluster.catalogs.catalog.tools["test_x_mcp_header"][0]
+    plain = msgspec.Raw(b'{"type":"object","properties":{"region":{"type":"integer"}}}')
+    cluster.put(
+        msgspec.structs.replace(mirrored, version="2.0.0", input_schema=plain, content_hash="")
+    )
+
+    async def answered(version: str) -> Answered:
+        return await cluster.gateway().tool(
+            "test_x_mcp_header", {"region": "west"}, meta={"io.thornback/version": version}
+        )
+
+    assert (await answered(mirrored.version)).error["code"] == -32020
+    # The second version mirrors nothing: no header is missed, and its schema judges the call.
+    assert (await answered("2.0.0")).result["isError"]
 
 
 @pytest.mark.requirement("headers:params")

@@ -65,6 +65,12 @@ def test_the_newest_stable_version_answers_who_names_none() -> None:
     assert [spec.version for spec in catalog.tools["t"]] == ["2.0.0-rc.1", "1.10.0", "1.9.0"]
 
 
+def test_the_version_that_a_caller_names_answers_or_none_does() -> None:
+    catalog = catalog_of(tool("a", "1.0.0"), tool("a", "1.2.0"))
+    assert catalog.tool("a", EVERYBODY, "1.0.0") == tool("a", "1.0.0")
+    assert catalog.tool("a", EVERYBODY, "1.1.0") is None
+
+
 def test_a_prerelease_answers_where_there_is_nothing_else() -> None:
     found = catalog_of(tool("t", "0.1.0-rc.1")).tool("t", EVERYBODY)
     assert found is not None
