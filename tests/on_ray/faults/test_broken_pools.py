@@ -1,0 +1,96 @@
+"""A pool that cannot run says why, in `status` and to the caller, and takes no other pool down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.on_ray.faults.hurt_cluster import HurtCluster
+from tests.on_ray.faults.raw_http import Answer
+
+TOOL = '''
+from thornback.tools import tool
+
+
+@tool()
+def tool_of_{name}() -> str:
+    """Say which module this is."""
+    return "{name}"
+'''
+BEGINNINGS = {
+    "missing": "import nothing_of_this_name",
+    "failing": "1 / 0",
+    "slow": "import time\n\ntime.sleep(60)",
+    "greedy": "",
+}
+"""How the module of each pool begins."""
+KNOWN_WITHIN_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def broken(hurt: HurtCluster) -> Iterator[HurtCluster]:
+    """The cluster with a pool for each way not to run."""
+    for name, beginning in BEGINNINGS.items():
+        (hurt.home / f"{name}_module.py").write_text(beginning + TOOL.format(name=name), "utf-8")
+
+    def change(config: dict[str, Any]) -> None:
+        pools = {name: {"tools": [f"{name}_module"]} for name in BEGINNINGS}
+        pools["slow"]["import_timeout_s"] = 3  # type: ignore[assignment]
+        pools["greedy"]["ray_actor_options"] = {"num_gpus": 1}  # type: ignore[assignment]
+        config["pools"] |= pools
+
+    hurt.configure(change)
+    up = hurt.thornback("up", str(hurt.config), "--detach", timeout_s=120)
+    assert up.returncode == 0, up.stdout + up.stderr
+    yield hurt
+    hurt.configure(lambda config: None)
+    up = hurt.thornback("up", str(hurt.config), "--detach", timeout_s=120)
+    assert up.returncode == 0, up.stdout + up.stderr
+
+
+WHY = {
+    "missing": ("missing_module", "No module named 'nothing_of_this_name'"),
+    "failing": ("failing_module", "ZeroDivisionError"),
+    "slow": ("slow_module", "within 3 s"),
+    "greedy": ("1 GPU", "0 GPU"),
+}
+"""What a caller is told of each pool, as parts of the text."""
+
+
+def test_status_names_the_reason_of_each(broken: HurtCluster) -> None:
+    done = broken.thornback("status", broken.name, "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    pools = json.loads(done.stdout)["pools"]
+    states = {name: pools[name]["state"] for name in BEGINNINGS}
+    assert states == {**dict.fromkeys(BEGINNINGS, "broken"), "greedy": "infeasible"}
+    assert "nothing_of_this_name" in pools["missing"]["reason"]
+    assert "GPU 1" in pools["greedy"]["reason"]
+    assert pools["missing"]["lost_tools"] == ["tool_of_missing"]
+    assert pools["text"]["state"] in ("idle", "ready")
+
+
+@pytest.mark.parametrize("name", WHY)
+def test_a_call_is_told_why_at_once(broken: HurtCluster, name: str) -> None:
+    began_s = time.monotonic()
+    answer = call(broken, f"tool_of_{name}")
+    assert time.monotonic() - began_s < KNOWN_WITHIN_S
+    assert answer.status == 200
+    assert answer.result["isError"]
+    text = answer.result["content"][0]["text"]
+    assert all(part in text for part in WHY[name]), text
+    assert "Traceback" not in text
+
+
+def test_the_others_go_on(broken: HurtCluster) -> None:
+    answer = call(broken, "text_stats", {"text": "one two"})
+    assert not answer.result["isError"]
+
+
+def call(hurt: HurtCluster, tool: str, arguments: dict[str, Any] | None = None) -> Answer:
+    target = hurt.front()
+    return asyncio.run(target.ask(target.tool(tool, arguments or {}), timeout_s=40))
