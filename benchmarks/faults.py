@@ -39,8 +39,9 @@ def main() -> int:
         while time.monotonic() < until_s:
             name = order.choice(victims)
             done = asyncio.run(kill_under_load(hurt, VICTIMS[name]))
-            print(f"{name}: {done}", *done.complaints, sep="\n    ", flush=True)
-            complained += len(done.complaints)
+            said = [*done.complaints, *done.late]
+            print(f"{name}: {done}", *said, sep="\n    ", flush=True)
+            complained += len(said)
             if options.out is not None:
                 with options.out.open("a") as out:
                     out.write(json.dumps(_row(name, done)) + "\n")
@@ -57,7 +58,7 @@ def _row(name: str, done: Round) -> dict[str, object]:
         "whole_s": done.whole_s,
         "starved_s": done.starved_s,
         "slowest_s": max(o.took_s for o in done.operations),
-        "complaints": done.complaints,
+        "complaints": [*done.complaints, *done.late],
     }
 
 

@@ -22,7 +22,8 @@ TO_ZERO_S = 3.0
 """`downscale_to_zero_delay_s` of these pools."""
 GONE_S = TO_ZERO_S + 5
 SCALE_TIMEOUT_S = 60.0
-SLOWEST_S = 2.0
+HELD_UP_S = 10.0
+"""No call may be held up so long by a replacement: it would be a gap, and not a busy machine."""
 
 
 def test_a_pool_that_asks_for_other_cpus_is_replaced_unseen(hurt: HurtCluster) -> None:
@@ -46,7 +47,7 @@ def test_a_pool_that_asks_for_other_cpus_is_replaced_unseen(hurt: HurtCluster) -
         print(f"\nreplaced in {took_s:.1f} s; {len(load.operations)} calls, the slowest "
               f"{slowest.took_s:.2f} s")  # fmt: skip
         assert complaints(load.operations, hurt.effects_of(load)) == []
-        assert slowest.took_s <= SLOWEST_S
+        assert slowest.took_s <= HELD_UP_S
         assert len(hurt.pids("effects")) == 2
 
     asyncio.run(scenario())
