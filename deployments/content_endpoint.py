@@ -17,7 +17,6 @@ import msgspec
 from thornback.cluster.catalog import ResourceSpec
 from thornback.cluster.errors import HttpRefusal, StoreError, ThornbackError
 from thornback.cluster.ids import new_id
-from thornback.cluster.principals import Caller
 from thornback.cluster.protocol import rpc_error
 from thornback.deployments.access_log import AccessRecord, write_access
 from thornback.deployments.clock import Clock
@@ -30,7 +29,7 @@ from thornback.deployments.http_edge import (
     Scope,
     drain,
 )
-from thornback.deployments.mcp_endpoint import Catalogs
+from thornback.deployments.mcp_endpoint import Catalogs, caller_of
 from thornback.deployments.replies import Answer, Send, send_answer
 from thornback.deployments.uploads import Uploads, too_large
 
@@ -100,7 +99,8 @@ class ContentEndpoint:
         self, scope: Scope, receive: Receive, send: Send, record: AccessRecord
     ) -> None:
         headers = Headers(scope["headers"])
-        caller = self._caller(headers)
+        self._neighbours.check(headers)
+        caller = caller_of(headers, self._catalogs.catalog, anonymous=self._anonymous)
         record.principal = caller.principal.name
         sha256 = scope["path"].removeprefix(PATH)
         about = _parameters(scope["query_string"])
@@ -128,14 +128,6 @@ class ContentEndpoint:
         said = headers.get("content-length", "")
         if said.isdecimal() and int(said[:20]) > self._uploads.max_bytes:
             raise too_large(self._uploads.max_bytes)
-
-    def _caller(self, headers: Headers) -> Caller:
-        self._neighbours.check(headers)
-        catalog = self._catalogs.catalog
-        if catalog.epoch == 0:
-            raise HttpRefusal(503, "this gateway is starting", {"Retry-After": "1"})
-        key = headers.get("authorization")
-        return catalog.principal_book.caller_of(key, anonymous=self._anonymous)
 
 
 async def _body(receive: Receive, headers: Mapping[str, str], clock: Clock) -> AsyncIterator[bytes]:

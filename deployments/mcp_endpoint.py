@@ -86,6 +86,18 @@ class Catalogs(Protocol):
     def catalog(self) -> Catalog: ...
 
 
+def caller_of(headers: Headers, catalog: Catalog, *, anonymous: bool) -> Caller:
+    """Who sends a request, to any endpoint of this gateway.
+
+    Raises:
+        HttpRefusal: 401 without a valid key; 503 while the gateway has no catalog, because it
+            then knows neither keys nor what they open.
+    """
+    if catalog.epoch == 0:
+        raise HttpRefusal(503, "this gateway is starting", {"Retry-After": "1"})
+    return catalog.principal_book.caller_of(headers.get("authorization"), anonymous=anonymous)
+
+
 class EndpointSettings(msgspec.Struct, frozen=True):
     """What the endpoint must know of the config."""
 
@@ -163,10 +175,7 @@ class McpEndpoint:
         self._neighbours.check(headers)
         if method != "POST":
             raise HttpRefusal(405, "use POST", {"Allow": "POST"})
-        if catalog.epoch == 0:
-            raise HttpRefusal(503, "this gateway is starting", {"Retry-After": "1"})
-        key = headers.get("authorization")
-        return catalog.principal_book.caller_of(key, anonymous=self._settings.anonymous)
+        return caller_of(headers, catalog, anonymous=self._settings.anonymous)
 
     # --- notifications and responses --------------------------------------------------------------
 
