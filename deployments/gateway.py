@@ -41,12 +41,12 @@ from thornback.deployments.mirror import CatalogMirror
 from thornback.deployments.reading import Contents, Reading
 from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Send, send_answer
 from thornback.deployments.request_states import RequestStates
-from thornback.deployments.routing import RoutingEngine
+from thornback.deployments.routing import PoolFinder, RoutingEngine
 from thornback.deployments.running_calls import RunningCalls
 from thornback.deployments.sdk import Kernel
 from thornback.deployments.seal import Seals
 from thornback.deployments.sessions import Sessions
-from thornback.deployments.tool_calls import Engine, ToolCalls
+from thornback.deployments.tool_calls import ToolCalls
 from thornback.deployments.uploads import Uploads
 
 SERVER_NAME = "thornback"
@@ -113,7 +113,7 @@ def assemble(
     gateway: str,
     keys: Sequence[bytes],
     catalogs: Catalogs,
-    engine: Engine,
+    pools: PoolFinder,
     contents: Contents,
     uploads: Uploads,
     listening: Listening,
@@ -135,6 +135,7 @@ def assemble(
     scope = "public" if anonymous else "private"
     lists = Lists(seals, config.page_size, scope)
     reading = Reading(contents, states, scope)
+    engine = RoutingEngine(lambda: catalogs.catalog, pools, clock, config.max_timeout_s)
     kernel = Kernel(
         SERVER_NAME,
         version("thornback"),
@@ -201,10 +202,6 @@ class Gateway:
         log_to_output()
         await self._mirror.start(FIRST_CATALOG_S)
         self._mirror.on_change(self._listening.changed)
-        pools = Pools(self._clock)
-        engine = RoutingEngine(
-            lambda: self._mirror.catalog, pools, self._clock, self._config.max_timeout_s
-        )
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
         return assemble(
@@ -214,7 +211,7 @@ class Gateway:
             gateway=serve.get_replica_context().replica_tag,
             keys=await self._registry.keys(),
             catalogs=self._mirror,
-            engine=engine,
+            pools=Pools(self._clock),
             contents=contents,
             uploads=Uploads(
                 self._mirror, self._registry, blobs, contents, anonymous=self._anonymous

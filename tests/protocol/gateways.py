@@ -31,7 +31,6 @@ from thornback.deployments.clock import SystemClock
 from thornback.deployments.contents import ContentReader
 from thornback.deployments.gateway import GatewayApp, assemble
 from thornback.deployments.listen import Listening
-from thornback.deployments.routing import RoutingEngine
 from thornback.deployments.running_calls import RunningCalls
 from thornback.deployments.uploads import Uploads
 from thornback.tools.definition import Tool, tools_of
@@ -129,7 +128,7 @@ class Cluster:
             gateway=f"gateway-{len(self._gateways)}",
             keys=[b"k" * 32],
             catalogs=self.catalogs,
-            engine=RoutingEngine(lambda: self.catalogs.catalog, self.pools, clock),
+            pools=self.pools,
             contents=contents,
             uploads=uploads,
             listening=listening,

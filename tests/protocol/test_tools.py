@@ -128,6 +128,14 @@ async def test_a_full_queue_is_503_with_the_time_to_come_again(
     assert answered.error["data"] == {"code": "pool.overloaded", "retryAfterS": 1.5}
 
 
+@pytest.mark.requirement("tools:call:deadline")
+async def test_no_call_has_more_time_than_the_config_allows() -> None:
+    cluster = Cluster([tools_under_test], config={"max_timeout_s": 7})
+    await cluster.gateway().tool("add", {"a": 1, "b": 2})
+    (sent,) = cluster.pools.get(POOL).calls
+    assert (sent.remaining_s, sent.queue_timeout_s) == (7, 7)
+
+
 @pytest.mark.requirement("tools:call:json-when-silent")
 async def test_a_silent_call_is_answered_as_json(client: Client) -> None:
     for meta in ({}, {"progressToken": "p"}):
