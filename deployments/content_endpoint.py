@@ -6,7 +6,6 @@ put is served so that no browser runs it in this origin.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -21,13 +20,13 @@ from thornback.cluster.protocol import rpc_error
 from thornback.deployments.access_log import AccessRecord, write_access
 from thornback.deployments.clock import Clock
 from thornback.deployments.http_edge import (
-    BODY_TIMEOUT_S,
     ClientGone,
     Headers,
     Neighbours,
     Receive,
     Scope,
     drain,
+    next_piece,
 )
 from thornback.deployments.mcp_endpoint import Catalogs, caller_of
 from thornback.deployments.replies import Answer, Send, send_answer
@@ -142,18 +141,9 @@ async def _body(receive: Receive, headers: Mapping[str, str], clock: Clock) -> A
     latest = clock.monotonic() + UPLOAD_TIMEOUT_S
     more = True
     while more:
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                message = await receive()
-        except TimeoutError:
-            raise HttpRefusal(408, "the body stopped coming", {"Connection": "close"}) from None
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        if clock.monotonic() > latest:
-            raise HttpRefusal(408, "the body came too slowly", {"Connection": "close"})
-        more = message.get("more_body", False)
-        if message.get("body"):
-            yield message["body"]
+        piece, more = await next_piece(receive, clock, latest)
+        if piece:
+            yield piece
 
 
 async def _send_content(

@@ -160,7 +160,7 @@ class McpEndpoint:
             await send_answer(send, _refusal(None, error, record))
             return
         try:
-            body = await read_body(receive, headers, self._settings.max_body_bytes)
+            body = await read_body(receive, headers, self._settings.max_body_bytes, self._clock)
             message = decode_message(body)
         except ThornbackError as error:
             await send_answer(send, _refusal(None, error, record))
