@@ -144,3 +144,12 @@ def test_every_setting_of_a_tool_reaches_the_catalog(key: str) -> None:
     said = msgspec.json.decode(msgspec.json.encode(made))
     parts = [said, *(said.get(part, {}) for part in ("annotations", "call", "access"))]
     assert [part[key] for part in parts if key in part] == [EVERY_SETTING[key]]
+
+
+@pytest.mark.parametrize(
+    "key", ["timeout_s", "queue_timeout_s", "max_attempts", "max_result_bytes"]
+)
+def test_what_the_defaults_say_of_calls_holds_for_every_tool(key: str) -> None:
+    plain = msgspec.structs.replace(SPEC, call=CallPolicy())
+    made = effective_tool(config_of(defaults={key: EVERY_SETTING[key]}), plain)
+    assert getattr(made.call, key) == EVERY_SETTING[key]

@@ -99,6 +99,12 @@ def test_a_pool_goes_into_the_catalog_whole(tmp_path: Path) -> None:
     assert (found.pool.state, found.pool.application) == ("ready", "thornback.local.p")
 
 
+def test_the_queue_of_a_pool_is_as_long_as_the_config_says(tmp_path: Path) -> None:
+    config = config_of(tmp_path, pool={"max_queued_requests": 7})
+    found = catalog_entries(config, plan_of(config), Findings([spec_of("a")]))
+    assert found.pool.max_queued_requests == 7
+
+
 def test_a_pool_that_cannot_be_imported_says_why_and_what_is_lost(tmp_path: Path) -> None:
     (tmp_path / "my_tools.py").write_text(SOURCE, "utf-8")
     config = config_of(tmp_path)
@@ -132,6 +138,7 @@ def test_only_pools_of_like_environment_share_a_process(tmp_path: Path) -> None:
         "c": {"runtime_env": {"pip": ["x"]}},
         "d": {"runtime_env": {"env_vars": {"TOKEN": "x"}}},
         "e": {"threads": 2},
+        "f": {"ray_actor_options": {"label_selector": {"zone": "a"}}},
     }
     plans = [
         plan_pool(config, name, PoolConfig(tools=[f"m_{name}"], **extra), version="1")
@@ -162,6 +169,14 @@ def test_what_a_replica_asks_for_is_in_rays_words(tmp_path: Path) -> None:
     options = {"num_cpus": 2, "num_gpus": 1, "memory": 5, "resources": {"tape": 1}}
     plan = plan_of(config_of(tmp_path, pool={"ray_actor_options": options}))
     assert ask_of(plan) == {"CPU": 2, "GPU": 1, "memory": 5, "tape": 1}
+
+
+def test_a_kind_of_accelerator_and_a_placement_group_are_asked_for_too(tmp_path: Path) -> None:
+    options = {"num_cpus": 1, "accelerator_type": "T4"}
+    bundles = [{"CPU": 1, "tape": 2}, {"CPU": 3}]
+    pool = {"ray_actor_options": options, "placement_group_bundles": bundles}
+    found = ask_of(plan_of(config_of(tmp_path, pool=pool)))
+    assert found == {"CPU": 3, "tape": 2, "accelerator_type:T4": 0.001}
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,11 @@ def test_a_call_too_many_in_the_queue_is_refused_unsent() -> None:
     run(calls())
 
 
+def test_a_queue_may_have_no_limit() -> None:
+    entry = msgspec.structs.replace(POOL, max_queued_requests=-1)
+    assert run(call(FakeHandle(FakeStream([ACK, DONE])), entry=entry)) == DONE
+
+
 def test_a_call_that_was_admitted_leaves_the_queue() -> None:
     async def calls() -> object:
         handle = FakeHandle(FakeStream([ACK], hangs=True), FakeStream([ACK, DONE]))
