@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import msgspec
 
@@ -206,13 +206,13 @@ def _message(value: Any) -> Message:
     if value.get("jsonrpc") != "2.0":
         raise InvalidRequest('jsonrpc must be "2.0"')
     rpc_id = value.get("id")
-    if "id" in value and not _is_id(rpc_id) and "method" in value:
+    if "id" in value and not is_id(rpc_id) and "method" in value:
         raise InvalidRequest(
             f"id must be a string of up to {MAX_ID_CHARS} characters or an integer of 64 bits"
         )
     if "method" not in value:
         if "result" in value or "error" in value:
-            return Response(rpc_id if _is_id(rpc_id) else None)
+            return Response(rpc_id if is_id(rpc_id) else None)
         raise InvalidRequest("method is missing")
     method, params = value["method"], value.get("params", {})
     if not isinstance(method, str):
@@ -222,7 +222,8 @@ def _message(value: Any) -> Message:
     return Request(value["id"], method, params) if "id" in value else Notification(method, params)
 
 
-def _is_id(value: object) -> bool:
+def is_id(value: object) -> TypeGuard[RpcId]:
+    """Whether a request may have this id."""
     if isinstance(value, str):
         return len(value) <= MAX_ID_CHARS
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63

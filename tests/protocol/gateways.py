@@ -24,14 +24,14 @@ from thornback.cluster.catalog import (
     key_of,
 )
 from thornback.cluster.config import GatewayConfig
-from thornback.cluster.principals import PrincipalEntry, key_hash
+from thornback.cluster.principals import Principal, PrincipalEntry, key_hash
 from thornback.cluster.protocol import RpcId
 from thornback.cluster.resources import sha256_of
 from thornback.deployments.clock import SystemClock
 from thornback.deployments.contents import ContentReader
 from thornback.deployments.gateway import GatewayApp, assemble
 from thornback.deployments.listen import Listening
-from thornback.deployments.running_calls import RunningCalls
+from thornback.deployments.running_calls import Key, RunningCalls
 from thornback.deployments.uploads import Uploads
 from thornback.tools.definition import Tool, tools_of
 
@@ -133,7 +133,7 @@ class Cluster:
             uploads=uploads,
             listening=listening,
             running=running,
-            broadcast_cancel=self._broadcast,
+            pass_on_cancel=self._pass_on_cancel,
             clock=clock,
             keep_alive_s=self._keep_alive_s,
         )
@@ -145,9 +145,9 @@ class Cluster:
         for listening in self.listening:
             listening.changed(old, new)
 
-    async def _broadcast(self, session: str, rpc_id: RpcId) -> None:
+    def _pass_on_cancel(self, _: Principal, key: Key) -> None:
         for running in self._gateways:
-            running.cancel((session, rpc_id))
+            running.cancel(key)
 
 
 @dataclass

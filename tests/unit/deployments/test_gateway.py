@@ -79,12 +79,12 @@ def test_streams_are_told_when_the_gateway_stops() -> None:
 
 
 def test_a_gateway_is_made_from_what_the_config_renders() -> None:
-    async def made() -> bool:
+    async def made() -> int:
         gateway = Gateway("thornback.test", anonymous=True, gateway={"port": 8000})
         await gateway.check_health()
-        return await gateway.cancel("session", 1)
+        return await gateway.cancel([("session", 1)])
 
-    assert asyncio.run(made()) is False
+    assert asyncio.run(made()) == 0
 
 
 def test_a_slow_reader_loses_the_oldest_notifications_and_never_the_answer() -> None:
