@@ -30,7 +30,7 @@ from pydantic import (
 
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.principals import ANONYMOUS
-from thornback.cluster.serve_options import ConfigModel, DeploymentOptions
+from thornback.cluster.serve_options import ConfigModel, DeploymentOptions, RuntimeEnvironment
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 """Names of clusters and pools: they become names of actors, applications and files."""
@@ -86,7 +86,7 @@ class PoolConfig(DeploymentOptions):
     """Threads that native libraries may use in one call: `OMP_NUM_THREADS`, DuckDB's `threads`."""
     import_timeout_s: PositiveFloat = 60.0
     """Seconds that importing the modules may take."""
-    runtime_env: dict[str, Any] = {}
+    runtime_env: RuntimeEnvironment = {}
     """Ray's runtime environment, merged over `ray_actor_options.runtime_env`."""
 
 
@@ -114,7 +114,7 @@ class DefaultsConfig(DeploymentOptions):
 
     threads: PositiveInt | None = None
     import_timeout_s: PositiveFloat | None = None
-    runtime_env: dict[str, Any] = {}
+    runtime_env: RuntimeEnvironment = {}
     timeout_s: PositiveFloat | None = None
     queue_timeout_s: PositiveFloat | None = None
     max_attempts: int | None = Field(default=None, ge=1, le=5)

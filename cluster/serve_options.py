@@ -9,9 +9,11 @@ for a tool host.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import difflib
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,6 +29,45 @@ class ConfigModel(BaseModel):
     """Base of every config model: a misspelt key is an error, and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+ENVIRONMENT_KEYS = frozenset(
+    {"_nsight", "_rocprof_sys", "conda", "config", "container", "env_vars", "excludes",
+     "image_uri", "java_jars", "pip", "py_executable", "py_modules", "uv",
+     "worker_process_setup_hook", "working_dir"}
+)  # fmt: skip
+"""What a runtime environment of Ray may hold."""
+
+
+def _environment(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what Ray would ignore, and what it or Serve would refuse once a cluster runs.
+
+    Variables may be secrets, so that no value is repeated.
+    """
+    for key in value.keys() - ENVIRONMENT_KEYS:
+        near = difflib.get_close_matches(key, ENVIRONMENT_KEYS, n=1, cutoff=0.5)
+        raise ValueError(f"{key} is unknown" + (f"; did you mean {near[0]}?" if near else ""))
+    variables = value.get("env_vars", {})
+    if not isinstance(variables, dict):
+        raise ValueError("env_vars is not a mapping")
+    for name, text in variables.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise ValueError(f"env_vars.{name} is not a string; put it in quotes")
+    modules = value.get("py_modules", [])
+    if not isinstance(modules, list):
+        raise ValueError("py_modules is not a list")
+    for key, place in [("working_dir", value.get("working_dir", "://")),
+                       *(("py_modules", module) for module in modules)]:  # fmt: skip
+        if not isinstance(place, str) or "://" not in place:
+            raise ValueError(
+                f"{key} is a path of one machine; Serve takes a URI that every node can reach, or "
+                "local:// and a directory that is on every node"
+            )
+    return value
+
+
+RuntimeEnvironment = Annotated[dict[str, Any], AfterValidator(_environment)]
+"""Ray's runtime environment: `pip`, `env_vars`, `working_dir`, `py_modules`, ..."""
 
 
 class AutoscalingOptions(ConfigModel):
@@ -75,8 +116,7 @@ class ActorOptions(ConfigModel):
     accelerator_type: str | None = None
     label_selector: dict[str, str] | None = None
     fallback_strategy: list[dict[str, Any]] | None = None
-    runtime_env: dict[str, Any] = {}
-    """Ray's runtime environment: `pip`, `env_vars`, `working_dir`, `py_modules`, ..."""
+    runtime_env: RuntimeEnvironment = {}
 
 
 class LoggingOptions(ConfigModel):

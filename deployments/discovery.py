@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RuntimeEnvSetupError
+from ray.runtime_env import RuntimeEnv
 
 from thornback.cluster.catalog import PoolEntry, ToolSpec
 from thornback.cluster.config import ClusterConfig
@@ -64,7 +65,12 @@ def findings_key(plan: PoolPlan) -> str:
 
 def discover(plans: list[PoolPlan]) -> dict[str, Findings]:
     """Find the tools of pools, all at once. Blocks; the pools' import time limits bound it."""
-    found: dict[str, Findings] = {}
+    found = {
+        plan.name: Findings(broken={ENVIRONMENT: why})
+        for plan in plans
+        if (why := environment_fault(plan.runtime_env))
+    }
+    plans = [plan for plan in plans if plan.name not in found]
     for together in alike(plans):
         found |= _discover_together(together)
     alone = {plan.name: begin_discovery(plan) for plan in plans if plan.name not in found}
@@ -72,6 +78,15 @@ def discover(plans: list[PoolPlan]) -> dict[str, Findings]:
         if plan.name in alone:
             found[plan.name] = await_discovery(alone[plan.name], plan)
     return found
+
+
+def environment_fault(runtime_env: Mapping[str, Any]) -> str | None:
+    """Why Ray would not even try to make this environment; None where it would."""
+    try:
+        RuntimeEnv(**runtime_env)
+    except (TypeError, ValueError) as error:
+        return shown(str(error), CAUSE_CHARS)
+    return None
 
 
 def alike(plans: list[PoolPlan]) -> list[list[PoolPlan]]:

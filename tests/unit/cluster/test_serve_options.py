@@ -1,11 +1,15 @@
 """Every option that Serve has is one of ours under the same name, or is left out for a reason."""
 
+import re
+
 import pytest
 from pydantic import BaseModel, ValidationError
+from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, LoggingConfig, RayActorOptionsSchema
 
 from thornback.cluster.serve_options import (
+    ENVIRONMENT_KEYS,
     ActorOptions,
     AutoscalingOptions,
     DeploymentOptions,
@@ -72,3 +76,37 @@ def test_what_serve_would_swallow_or_refuse_late_is_refused_here(
 ) -> None:
     with pytest.raises(ValidationError):
         DeploymentOptions.model_validate(options)
+
+
+def test_an_environment_may_hold_what_ray_knows() -> None:
+    rays_own = {"_inject_current_ray", "_ray_commit", "_ray_release"}
+    assert RuntimeEnv.known_fields - rays_own == ENVIRONMENT_KEYS
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"env_var": {}}, "env_var is unknown; did you mean env_vars?"),
+        ({"env_vars": {"THREADS": 2}}, "env_vars.THREADS is not a string; put it in quotes"),
+        ({"env_vars": ["A=1"]}, "env_vars is not a mapping"),
+        ({"working_dir": "/srv/tools"}, "working_dir is a path of one machine"),
+        ({"py_modules": ["dist/mine.whl"]}, "py_modules is a path of one machine"),
+        ({"py_modules": "s3://bucket/mine.zip"}, "py_modules is not a list"),
+    ],
+    ids=str,
+)
+def test_an_environment_that_ray_or_serve_would_refuse_is_refused_here(
+    environment: dict[str, object], told: str
+) -> None:
+    with pytest.raises(ValidationError, match=re.escape(told)):
+        ActorOptions.model_validate({"runtime_env": environment})
+
+
+def test_an_environment_of_uris_and_words_is_passed_on() -> None:
+    environment = {
+        "pip": ["x==1"],
+        "env_vars": {"A": "1"},
+        "working_dir": "local:///srv/tools",
+        "py_modules": ["https://example.org/mine.whl"],
+    }
+    assert ActorOptions.model_validate({"runtime_env": environment}).runtime_env == environment

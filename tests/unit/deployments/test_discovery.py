@@ -1,12 +1,15 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from ray.exceptions import GetTimeoutError, RuntimeEnvSetupError, WorkerCrashedError
 
 from thornback.cluster.catalog import ToolSpec, content_hash_of
 from thornback.cluster.config import ClusterConfig, PoolConfig, parse_config
 from thornback.cluster.errors import ConfigError
+from thornback.deployments import discovery
 from thornback.deployments.discovery import (
     Findings,
     alike,
@@ -114,6 +117,54 @@ def test_a_pool_that_cannot_be_imported_says_why_and_what_is_lost(tmp_path: Path
     assert (found.pool.state, found.pool.failed_module) == ("broken", "my_tools")
     assert found.pool.cause == "ModuleNotFoundError: absent_package"
     assert found.pool.lost_tools == ("Warm", "plain", "renamed")
+
+
+def test_an_environment_that_ray_refuses_breaks_its_pool_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(discovery, "begin_discovery", lambda plan: begun.append(plan.name))
+    monkeypatch.setattr(discovery, "await_discovery", lambda task, plan: Findings([spec_of("a")]))
+    config = config_of(tmp_path)
+    wrong = PoolConfig(tools=["m"], runtime_env={"pip": ["x"], "conda": "y"})
+    plans = [plan_of(config), plan_pool(config, "wrong", wrong, version="1")]
+    found = discovery.discover(plans)
+    assert (begun, found["p"].broken) == (["p"], {})
+    (why,) = found["wrong"].broken.items()
+    assert why[0] == "runtime_env"
+    assert "cannot be specified at the same time" in why[1]
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def get(*args: object, **options: object) -> Any:
+        raise error
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("error", "module", "cause"),
+    [
+        (GetTimeoutError(), "my_tools", "importing did not finish within 3 s (import_timeout_s)"),
+        (
+            RuntimeEnvSetupError("Failed:\nERROR: No matching distribution found for x\n  at y"),
+            "runtime_env",
+            "ERROR: No matching distribution found for x",
+        ),
+        (WorkerCrashedError(), "my_tools", "the process that imported it died"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_search_that_fails_says_what_failed(
+    error: Exception, module: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery.ray, "get", raising(error))
+    monkeypatch.setattr(discovery.ray, "cancel", lambda task, force: None)
+    plan = plan_of(config_of(tmp_path, pool={"import_timeout_s": 3}))
+    task: Any = None
+    ((failed, why),) = discovery.await_discovery(task, plan).broken.items()
+    assert failed == module
+    assert why.startswith(cause)
 
 
 def test_a_pool_without_tools_is_broken(tmp_path: Path) -> None:
