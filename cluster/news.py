@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from thornback.cluster.catalog import SPACES, Catalog, Change, Entry, Space, decode_entry
+from thornback.cluster.catalog import SPACES, Catalog, Change, Entry, Space, read_entry
 from thornback.cluster.errors import StoreError
 
 FORMAT = 1
@@ -40,8 +40,11 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
         entries: dict[Space, dict[str, Entry]] = {space: {} for space in SPACES}
         for name, key, value in self.entries:
             space = _SPACE_OF.get(name)
-            if space is not None:  # otherwise written by a later version of this program
-                entries[space][key] = decode_entry(space, value)
+            if space is None:  # written by a later version of this program
+                continue
+            entry = read_entry(space, key, value)
+            if entry is not None:
+                entries[space][key] = entry
         return Catalog(self.store_id, self.epoch, self.number, entries)
 
 
