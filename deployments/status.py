@@ -7,7 +7,7 @@ a problem in the report and no exception: `status` is asked when something is wr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from thornback.deployments.environment import EXPECTED, missing_settings
 from thornback.deployments.front import uncorrected
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.pool_news import pool_news, replicas_of
+from thornback.deployments.process_start import FORK_SERVER
 from thornback.deployments.ray_driver import join, leave
 from thornback.deployments.ray_failures import in_words
 from thornback.deployments.serve_config import GATEWAY_APP, POOL_DEPLOYMENT
@@ -227,7 +228,32 @@ def gather(cluster: ClusterFile) -> Facts:
     facts.environment = _gateway_environment(cluster, facts)
     if cluster.temp_dir is not None and (wrong := uncorrected(Path(cluster.temp_dir))):
         facts.problems.append(wrong)
+    if lost := without_forks(cluster, _command_of):
+        facts.problems.append(lost)
     return facts
+
+
+def without_forks(cluster: ClusterFile, command_of: Callable[[int], Sequence[str]]) -> str | None:
+    """What is wrong where `up` started a fork server that is gone; else None.
+
+    Args:
+        cluster: The cluster.
+        command_of: From a pid to its command line; empty where there is no such process.
+    """
+    pid = cluster.pids.get(FORK_SERVER)
+    if pid is None or any(part.endswith(FORK_SERVER) for part in command_of(pid)):
+        return None
+    return (
+        "the fork server is gone: each new replica takes seconds longer to start, until "
+        "`thornback down` and `thornback up`"
+    )
+
+
+def _command_of(pid: int) -> Sequence[str]:
+    try:
+        return psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return ()
 
 
 def _ask_ray(cluster: ClusterFile, facts: Facts) -> None:

@@ -1,11 +1,12 @@
 from typing import Any
 
+import msgspec
 import pytest
 
 from thornback.cluster.catalog import Catalog, PoolEntry
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.environment import EXPECTED
-from thornback.deployments.status import Facts, assess
+from thornback.deployments.status import Facts, assess, without_forks
 
 CLUSTER = ClusterFile(
     name="local",
@@ -108,3 +109,19 @@ def test_the_catalog_is_told_by_its_numbers() -> None:
     catalog = assess(CLUSTER, facts_of()).catalog
     assert catalog is not None
     assert (catalog.store_id, catalog.epoch, catalog.number) == ("sto_1", 2, 9)
+
+
+@pytest.mark.parametrize(
+    ("pids", "command", "is_told"),
+    [
+        ({"fork_server": 7}, ["python", "-m", "thornback.deployments.fork_server"], False),
+        ({"fork_server": 7}, [], True),
+        ({"fork_server": 7}, ["vim", "notes"], True),
+        ({}, [], False),
+    ],
+)
+def test_a_fork_server_that_is_gone_is_told(
+    pids: dict[str, int], command: list[str], is_told: bool
+) -> None:
+    cluster = msgspec.structs.replace(CLUSTER, pids=pids)
+    assert (without_forks(cluster, lambda pid: command) is not None) == is_told
