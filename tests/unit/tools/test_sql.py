@@ -11,7 +11,7 @@ import jsonschema_rs
 import msgspec
 import pytest
 
-from thornback.tools import ToolFailure, ToolResult, queries, sql
+from thornback.tools import ToolFailure, ToolResult, queries, query_process, sql
 from thornback.tools.definition import tool_of
 
 from .conftest import Recorded
@@ -200,6 +200,24 @@ def test_more_queries_than_processes_wait_for_their_turn(ask: Ask) -> None:
         answers = list(threads.map(lambda i: ask(f"SELECT {i} AS i").content, range(20)))
     assert answers == [f"i\n{i}" for i in range(20)]
     assert len(queries._idle) <= queries.MAX_PROCESSES
+
+
+def test_a_query_has_the_threads_of_its_pool(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    openings: list[dict[str, Any]] = []
+    send = queries._QueryProcess._send
+
+    def noted(process: queries._QueryProcess, message: dict[str, Any]) -> None:
+        openings.append(message)
+        send(process, message)
+
+    monkeypatch.setattr(queries._QueryProcess, "_send", noted)
+    monkeypatch.setenv("THORNBACK_THREADS", "3")
+    queries.close_idle()  # those have the threads that they began with
+    ask("SELECT 1")
+    queries.close_idle()
+    assert openings[0]["threads"] == 3
+    engine = query_process.Engine({}, queries.MEMORY_BYTES, threads=3)
+    assert engine._connection.sql("SELECT current_setting('threads')").fetchall() == [(3,)]
 
 
 @pytest.mark.parametrize(
