@@ -10,6 +10,7 @@ import pytest
 
 from thornback.cluster.config import ClusterConfig, parse_config
 from thornback.cluster.errors import ClusterNotRunning, LaunchError
+from thornback.deployments import ray_process
 from thornback.deployments.cluster_file import (
     ClusterFile,
     cluster_of,
@@ -157,6 +158,23 @@ def test_a_ray_that_does_not_answer_cannot_be_joined(config: ClusterConfig) -> N
     assert not answers("127.0.0.1:1")
     with pytest.raises(ClusterNotRunning, match=r"no Ray answers at 127\.0\.0\.1:1"):
         bring_up(config, address="127.0.0.1:1", config_path=None, tell=lambda news: None)
+
+
+def test_ray_is_started_with_what_the_config_gives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def start(command: list[str], **options: object) -> None:
+        commands.append(command)
+
+    monkeypatch.setattr(ray_process, "_prepare", lambda config, paths: None)
+    monkeypatch.setattr(ray_process.subprocess, "Popen", start)
+    ray = {"num_cpus": 3, "object_store_memory_bytes": 100_000_000}
+    document = {"state_dir": str(tmp_path), "ray": ray, "pools": {"p": {"tools": ["m"]}}}
+    ray_process.start_head(parse_config(document, "test", tmp_path))
+    options = msgspec.json.decode(commands[0][-1])
+    assert ray == {name: options[name] for name in ray}
 
 
 def test_one_up_at_a_time(config: ClusterConfig) -> None:
