@@ -178,6 +178,17 @@ def test_every_problem_of_a_config_is_listed(run: Run, tmp_path: Path) -> None:
     assert "pools.p.num_replica: unknown key; did you mean num_replicas?" in done.stderr
 
 
+def test_the_config_shows_each_setting_and_on_request_its_origin(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("name: lab\ngateway: {port: 9000}\npools: {p: {tools: [x]}}\n", "utf-8")
+    assert "gateway.port\t9000\n" in run("config", "show", str(path)).stdout
+    shown = run("config", "show", str(path), "--origin").stdout
+    assert "gateway.port\t9000\tconfig\n" in shown
+    assert "gateway.host\t127.0.0.1\tbuilt-in\n" in shown
+    rows = json.loads(run("config", "show", str(path), "--origin", "--json").stdout)
+    assert {"key": "gateway.port", "value": 9000, "origin": "config"} in rows
+
+
 def test_the_schema_of_the_config_does_not_offer_what_the_loader_sets(run: Run) -> None:
     schema = json.loads(run("config", "schema").stdout)
     assert "base_dir" not in schema["properties"]

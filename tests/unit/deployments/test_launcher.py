@@ -10,7 +10,7 @@ import pytest
 
 from thornback.cluster.config import ClusterConfig, parse_config
 from thornback.cluster.errors import ClusterNotRunning, LaunchError
-from thornback.deployments import ray_process
+from thornback.deployments import launcher, ray_process
 from thornback.deployments.cluster_file import (
     ClusterFile,
     cluster_of,
@@ -175,6 +175,38 @@ def test_ray_is_started_with_what_the_config_gives_it(
     ray_process.start_head(parse_config(document, "test", tmp_path))
     options = msgspec.json.decode(commands[0][-1])
     assert ray == {name: options[name] for name in ray}
+
+
+class Interrupted:
+    """A Ray that is starting when the user presses Ctrl-C."""
+
+    address = "127.0.0.1:1"
+    dashboard_url = "http://127.0.0.1:1"
+
+    def wait(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_up_that_is_interrupted_leaves_nothing(
+    config: ClusterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[ClusterFile | None] = []
+    ended: list[Path] = []
+
+    def stop(temp_dir: Path, pids: dict[str, int]) -> int:
+        ended.append(temp_dir)
+        return 0
+
+    monkeypatch.setattr(launcher, "_refuse_taken_port", lambda config: None)
+    monkeypatch.setattr(launcher, "start_head", lambda config: Interrupted())
+    monkeypatch.setattr(launcher, "announce", known.append)
+    monkeypatch.setattr(launcher, "import_serve", lambda: known.append(cluster_of(config)))
+    monkeypatch.setattr(launcher, "stop_processes", stop)
+    with pytest.raises(KeyboardInterrupt):
+        bring_up(config, address=None, config_path=None, tell=lambda news: None)
+    assert known[0] == known[1] is not None
+    assert cluster_of(config) is None
+    assert ended == [paths_of(config).temp_dir] * 2, "what was left before, and what was begun"
 
 
 def test_one_up_at_a_time(config: ClusterConfig) -> None:
