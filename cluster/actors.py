@@ -33,7 +33,7 @@ from thornback.cluster.errors import (
     ThornbackError,
 )
 from thornback.cluster.journal import Journal
-from thornback.cluster.news import News, decode_news, decode_snapshot, encode
+from thornback.cluster.news import News, decode_news, decode_snapshot, encode, unreadable
 from thornback.cluster.registry import Edit, Registry, decode_edit, encode_edit
 
 REGISTRY = "registry"
@@ -246,7 +246,8 @@ class RegistryClient:
 
     Outlives the actor: a call during a restart waits for the next process, and one to an actor
     that is gone looks it up anew. Every method raises `RegistryUnavailable` where there is no
-    answer in time, and what the registry raised as it was raised there.
+    answer in time, what the registry raised as it was raised there, and `StoreError` for an answer
+    of another version that cannot be read.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -279,7 +280,11 @@ class RegistryClient:
         return [msgspec.json.decode(value, type=ToolSpec) for value in values]
 
     async def info(self, timeout_s: float = CALL_TIMEOUT_S) -> RegistryInfo:
-        return msgspec.json.decode(await self._call("info", timeout_s), type=RegistryInfo)
+        answer = await self._call("info", timeout_s)
+        try:
+            return msgspec.json.decode(answer, type=RegistryInfo)
+        except msgspec.DecodeError as error:
+            raise unreadable(error) from None
 
     async def keys(self, timeout_s: float = CALL_TIMEOUT_S) -> list[bytes]:
         """The cluster's keys for sealing, 32 bytes each; the first seals, all open."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 import psutil
 
 from thornback.cluster.catalog import Catalog, PoolEntry
-from thornback.cluster.errors import LaunchError, RegistryUnavailable
+from thornback.cluster.errors import LaunchError, RegistryUnavailable, StoreError
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.dashboard import Dashboard
 from thornback.deployments.discovery import lacking, node_resources
@@ -27,6 +27,9 @@ from thornback.deployments.process_start import FORK_SERVER
 from thornback.deployments.ray_driver import join, leave
 from thornback.deployments.ray_failures import in_words
 from thornback.deployments.serve_config import GATEWAY_APP, POOL_DEPLOYMENT
+
+if TYPE_CHECKING:
+    from thornback.cluster.actors import RegistryInfo
 
 HOST_TIMEOUT_S = 5.0
 
@@ -260,13 +263,32 @@ def _ask_ray(cluster: ClusterFile, facts: Facts) -> None:
     from thornback.cluster.actors import BlockingRegistryClient, connect
 
     facts.nodes = node_resources()
-    registry = BlockingRegistryClient(connect(cluster.namespace))
+    hear_registry(BlockingRegistryClient(connect(cluster.namespace)), facts)
+    facts.hosts = _ask_hosts(cluster, facts.details)
+
+
+class RegistryReader(Protocol):
+    """What a report needs of the registry; `BlockingRegistryClient` is one."""
+
+    def catalog(self) -> Catalog: ...
+
+    def info(self) -> RegistryInfo: ...
+
+
+def hear_registry(registry: RegistryReader, facts: Facts) -> None:
+    """Take note of what the registry says, and of what it does not."""
     try:
-        facts.catalog = registry.catalog()
         facts.registry_pid = registry.info().pid
     except RegistryUnavailable as error:
         facts.problems.append(str(error))
-    facts.hosts = _ask_hosts(cluster, facts.details)
+        return
+    except StoreError as error:  # of another version, or without its store
+        facts.problems.append(str(error))
+    try:
+        facts.catalog = registry.catalog()
+    except (RegistryUnavailable, StoreError) as error:
+        if str(error) not in facts.problems:
+            facts.problems.append(str(error))
 
 
 def _ask_hosts(cluster: ClusterFile, details: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
