@@ -17,7 +17,8 @@ from thornback.deployments.cluster_file import (
     remove_cluster_file,
     write_cluster_file,
 )
-from thornback.deployments.launcher import Up
+from thornback.deployments.launcher import Tell, Up
+from thornback.deployments.pool_news import PoolNews
 
 Upped = Callable[..., tuple[int, str]]
 CONFIG = "name: mine\npools: {p: {tools: [m]}}\n"
@@ -101,7 +102,10 @@ def upped(home: Path, monkeypatch: pytest.MonkeyPatch) -> Upped:
     for pool in ("gateway", "text"):
         (logs / f"worker-{pool}.out").write_text(begin.format(pool), "utf-8")
 
-    def bring_up(config: ClusterConfig, **options: object) -> Up:
+    def bring_up(config: ClusterConfig, tell: Tell, **options: object) -> Up:
+        tell("looking for tools")
+        tell(PoolNews("text", "starting"))
+        tell(PoolNews("plot", "broken", "charts: no matplotlib"))
         cluster = ClusterFile(
             name="mine",
             url="http://127.0.0.1:8000/mcp",
@@ -126,11 +130,22 @@ def upped(home: Path, monkeypatch: pytest.MonkeyPatch) -> Upped:
 
 def test_up_says_where_it_is_how_a_client_gets_there_and_what_to_try(upped: Upped) -> None:
     code, output = upped("--detach")
-    assert (code, output.splitlines()[0]) == (0, "mine is ready: http://127.0.0.1:8000/mcp")
+    assert code == 0
+    assert "mine is ready: http://127.0.0.1:8000/mcp\n" in output
     client = json.loads(output[output.index("{") : output.rindex("}") + 1])
     server = {"type": "http", "url": "http://127.0.0.1:8000/mcp"}
     assert client == {"mcpServers": {"thornback-mine": server}}
     assert output.splitlines()[-1] == "  thornback call echo text=hello"
+
+
+def test_up_shows_what_it_does_and_how_pools_come_up(upped: Upped) -> None:
+    _, output = upped("--detach")
+    told = [line.partition(" s  ")[2] for line in output.splitlines()[:3]]
+    assert told == [
+        "looking for tools",
+        ". pool text is starting",
+        "! pool plot is broken: charts: no matplotlib",
+    ]
 
 
 def test_where_there_are_callers_it_says_where_the_key_goes(upped: Upped) -> None:

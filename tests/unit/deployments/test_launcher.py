@@ -224,6 +224,31 @@ def test_down_of_what_does_not_run_says_so_and_clears_what_is_left(config: Clust
     assert find_cluster("local") is None
 
 
+@pytest.mark.parametrize(
+    ("started_ray", "others", "ended"),
+    [(True, [], 7), (True, ["theirs"], 0), (False, [], 0), (False, ["theirs"], 0)],
+)
+def test_down_ends_ray_only_where_up_started_it_and_nobody_else_uses_it(
+    started_ray: bool,
+    others: list[str],
+    ended: int,
+    config: ClusterConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(launcher, "answers", lambda address: True)
+    monkeypatch.setattr(launcher, "_foreign_applications", lambda config, cluster: others)
+    monkeypatch.setattr(launcher, "stop_processes", lambda temp_dir, pids: 7)
+    monkeypatch.setattr(
+        launcher, "_remove_ours", lambda config, cluster: removed.append(cluster.name)
+    )
+    cluster = msgspec.structs.replace(file_of(config), started_ray=started_ray)
+    write_cluster_file(cluster)
+    assert bring_down(config, cluster) == (ended, others)
+    assert removed == ([] if ended else ["local"])
+    assert (cluster_of(config) is None) is (not (started_ray and others)), "its Ray goes on"
+
+
 def test_down_ends_what_a_dead_cluster_left_behind(config: ClusterConfig) -> None:
     directory = paths_of(config).temp_dir
     with subprocess.Popen(
