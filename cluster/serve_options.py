@@ -21,6 +21,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    StringConstraints,
     model_validator,
 )
 
@@ -104,6 +105,15 @@ class AutoscalingOptions(ConfigModel):
         return self
 
 
+_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+LabelName = Annotated[str, StringConstraints(pattern=rf"^([a-zA-Z0-9.-]{{1,253}}/)?{_LABEL}$")]
+LabelWish = Annotated[
+    str, StringConstraints(pattern=rf"^(!?(in)?\({_LABEL}(, ?{_LABEL})*\)|!?{_LABEL}|)$")
+]
+"""What a node's label must be: `a`, `!a`, `in(a, b)` or `!in(a, b)`."""
+LabelSelector = dict[LabelName, LabelWish]
+
+
 class ActorOptions(ConfigModel):
     """Serve's `ray_actor_options`: what one replica asks of a node, and its environment."""
 
@@ -114,8 +124,8 @@ class ActorOptions(ConfigModel):
     """Bytes, for placement."""
     resources: dict[str, NonNegativeFloat] = {}
     accelerator_type: str | None = None
-    label_selector: dict[str, str] | None = None
-    fallback_strategy: list[dict[str, Any]] | None = None
+    label_selector: LabelSelector | None = None
+    fallback_strategy: list[dict[Literal["label_selector"], LabelSelector]] | None = None
     runtime_env: RuntimeEnvironment = {}
 
 
@@ -144,7 +154,7 @@ class DeploymentOptions(ConfigModel):
     placement_group_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] | None = (
         None
     )
-    placement_group_bundle_label_selector: list[dict[str, str]] | None = None
+    placement_group_bundle_label_selector: list[LabelSelector] | None = None
     max_replicas_per_node: PositiveInt | None = Field(default=None, le=100)
     graceful_shutdown_wait_loop_s: NonNegativeFloat = 0.2
     graceful_shutdown_timeout_s: NonNegativeFloat = 20
@@ -162,3 +172,15 @@ class DeploymentOptions(ConfigModel):
         if {"num_replicas", "autoscaling_config"} <= self.model_fields_set:
             raise ValueError("give num_replicas or autoscaling_config, not both")
         return self
+
+
+def placement_fault(options: DeploymentOptions) -> str | None:
+    """What Serve refuses of options that are each fine; asked when all layers are laid together."""
+    bundles, labels = options.placement_group_bundles, options.placement_group_bundle_label_selector
+    if bundles is not None and options.max_replicas_per_node is not None:
+        return "max_replicas_per_node and placement_group_bundles exclude each other"
+    if labels is not None and bundles is None:
+        return "placement_group_bundle_label_selector needs placement_group_bundles"
+    if labels is not None and bundles is not None and len(labels) not in (1, len(bundles)):
+        return "placement_group_bundle_label_selector has neither one selector nor one a bundle"
+    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +58,28 @@ def read_config(name: str) -> ClusterConfig:
     return load_config(config_path(name))
 
 
+def _check_whole(config: ClusterConfig) -> None:
+    """Check what no key shows by itself: layers that do not fit together, files that are not there.
+
+    Raises:
+        ConfigError: with a line for everything that is wrong.
+    """
+    from thornback.cluster.settings import effective_pool
+    from thornback.deployments.contents import config_entries
+
+    checks: list[Callable[[], object]] = [
+        partial(effective_pool, config, name, pool) for name, pool in config.pools.items()
+    ]
+    wrong: list[str] = []
+    for check in [*checks, partial(config_entries, config)]:
+        try:
+            check()
+        except ConfigError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
 def validate(
     config_name: ConfigArgument = DEFAULT_CONFIG,
     as_json: JsonOption = False,
@@ -69,6 +93,7 @@ def validate(
     """
     try:
         found = read_config(config_name)
+        _check_whole(found)
     except ConfigError as error:
         if not as_json:
             raise

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from ray._private.label_utils import validate_label_selector
 from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, LoggingConfig, RayActorOptionsSchema
@@ -14,6 +15,7 @@ from thornback.cluster.serve_options import (
     AutoscalingOptions,
     DeploymentOptions,
     LoggingOptions,
+    placement_fault,
 )
 
 LEFT_OUT: dict[type[BaseModel], dict[str, str]] = {
@@ -110,3 +112,49 @@ def test_an_environment_of_uris_and_words_is_passed_on() -> None:
         "py_modules": ["https://example.org/mine.whl"],
     }
     assert ActorOptions.model_validate({"runtime_env": environment}).runtime_env == environment
+
+
+LABELS = [
+    *(("zone", wish) for wish in ("a100", "!a100", "in(a, b)", "!in(a,b)", "", "(a)")),
+    *(("zone", wish) for wish in ("-a", "a b", "in()", "in(a", "!!a")),
+    *((name, "a") for name in ("ray.io/zone", "-a", "a b", "x/y/z", "")),
+]
+
+
+@pytest.mark.parametrize(("name", "wish"), LABELS)
+def test_labels_are_asked_for_in_rays_words(name: str, wish: str) -> None:
+    selector = {name: wish}
+    try:
+        ActorOptions.model_validate({"label_selector": selector})
+    except ValidationError:
+        accepted = False
+    else:
+        accepted = True
+    assert accepted is (validate_label_selector(selector) is None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"placement_group_bundles": [{"CPU": 1}], "max_replicas_per_node": 1},
+        {"placement_group_bundle_label_selector": [{"zone": "a"}]},
+        {
+            "placement_group_bundles": [{"CPU": 1}] * 3,
+            "placement_group_bundle_label_selector": [{"zone": "a"}] * 2,
+        },
+        {"placement_group_bundles": [{"CPU": 1}]},
+        {
+            "placement_group_bundles": [{"CPU": 1}] * 2,
+            "placement_group_bundle_label_selector": [{"zone": "a"}],
+        },
+    ],
+    ids=str,
+)
+def test_placement_that_serve_refuses_is_a_fault(options: dict[str, object]) -> None:
+    try:
+        DeploymentSchema.model_validate({"name": "ToolHost", **options})
+    except ValidationError:
+        refused = True
+    else:
+        refused = False
+    assert (placement_fault(DeploymentOptions.model_validate(options)) is not None) is refused

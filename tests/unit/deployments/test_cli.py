@@ -178,6 +178,21 @@ def test_every_problem_of_a_config_is_listed(run: Run, tmp_path: Path) -> None:
     assert "pools.p.num_replica: unknown key; did you mean num_replicas?" in done.stderr
 
 
+def test_a_config_is_validated_as_a_whole(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "defaults: {autoscaling_config: {min_replicas: 3}}\n"
+        "pools: {p: {tools: [x], autoscaling_config: {max_replicas: 2}}}\n"
+        "prompts: [nowhere.yaml]\n"
+        "resources: {doc://a: {name: a, path: nowhere.txt}}\n"
+    )
+    done = run("validate", str(path), "--json")
+    problems = json.loads(done.stdout)["problems"]
+    assert done.exit_code == 1
+    for part in ("pools.p.autoscaling_config", "nowhere.yaml", "resources.doc://a"):
+        assert any(part in problem for problem in problems), problems
+
+
 def test_the_config_shows_each_setting_and_on_request_its_origin(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("name: lab\ngateway: {port: 9000}\npools: {p: {tools: [x]}}\n", "utf-8")

@@ -111,6 +111,12 @@ EVERY_OPTION: dict[str, Any] = {
 """Every option of a pool that is Serve's, none at its default."""
 
 
+def with_company(option: str) -> dict[str, Any]:
+    """The example of an option, with what it cannot be without."""
+    needed = {"placement_group_bundle_label_selector": ["placement_group_bundles"]}
+    return {name: EVERY_OPTION[name] for name in (option, *needed.get(option, []))}
+
+
 def test_there_is_an_example_of_every_option() -> None:
     assert EVERY_OPTION.keys() == DeploymentOptions.model_fields.keys()
     nested = {"autoscaling_config": AutoscalingOptions, "logging_config": LoggingOptions}
@@ -122,7 +128,7 @@ def test_there_is_an_example_of_every_option() -> None:
 @pytest.mark.parametrize("option", EVERY_OPTION)
 def test_every_option_reaches_serve_under_its_name(option: str, tmp_path: Path) -> None:
     value = EVERY_OPTION[option]
-    rendered = deployment_of(config_of(tmp_path, pool={option: value}))[option]
+    rendered = deployment_of(config_of(tmp_path, pool=with_company(option)))[option]
     if option == "ray_actor_options":
         del rendered["runtime_env"]
     assert rendered == value
@@ -131,7 +137,7 @@ def test_every_option_reaches_serve_under_its_name(option: str, tmp_path: Path) 
 @pytest.mark.parametrize("option", EVERY_OPTION)
 def test_every_option_may_stand_in_the_defaults_of_all_pools(option: str, tmp_path: Path) -> None:
     value = EVERY_OPTION[option]
-    rendered = deployment_of(config_of(tmp_path, defaults={option: value}))[option]
+    rendered = deployment_of(config_of(tmp_path, defaults=with_company(option)))[option]
     if option == "ray_actor_options":
         del rendered["runtime_env"]
     assert rendered == value
