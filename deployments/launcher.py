@@ -15,7 +15,7 @@ import importlib.metadata
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +46,7 @@ from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.pool_news import PoolNews, failure_of, pool_news
 from thornback.deployments.ports import is_free, listener_of
 from thornback.deployments.private_files import make_private_dir
-from thornback.deployments.ray_driver import announce, join, leave
+from thornback.deployments.ray_driver import announce, join, leave, token_file
 from thornback.deployments.ray_failures import in_words
 from thornback.deployments.ray_process import answers, start_head, stop_processes
 from thornback.deployments.serve_config import (
@@ -59,7 +59,6 @@ from thornback.deployments.serve_config import (
     plan_pool,
     render_gateway,
     render_pool,
-    split_plan,
 )
 
 if TYPE_CHECKING:
@@ -220,7 +219,7 @@ def _joined_file(config: ClusterConfig, address: str, config_path: Path | None) 
         namespace=config.namespace,
         state_dir=str(config.state_path),
         config_path=_text(config_path),
-        token_path=os.environ.get("RAY_AUTH_TOKEN_PATH"),
+        token_path=token_file(os.environ),
     )
 
 
@@ -231,6 +230,7 @@ def _deploy(
     if not cluster.dashboard_url:
         cluster = msgspec.structs.replace(cluster, dashboard_url=_dashboard_url())
     dashboard = Dashboard(cluster.dashboard_url, cluster.token)
+    tell = _once(tell)
     try:
         with ThreadPoolExecutor(2, "apply") as beside:
             # Serve's controller comes up while the dashboard does, and the front door while the
@@ -281,8 +281,12 @@ def _register(
 ) -> list[tuple[PoolPlan, Discovered]]:
     from thornback.cluster.actors import BlockingRegistryClient, start_registry
     from thornback.cluster.blob_actor import start_blobs
-    from thornback.deployments.discovery import catalog_entries, refuse_doubled
-    from thornback.deployments.registration import find_tools, register_config, register_pools
+    from thornback.deployments.registration import (
+        catalog_as_found,
+        find_tools,
+        register_config,
+        register_pools,
+    )
 
     entries, contents = config_entries(config)
 
@@ -295,20 +299,40 @@ def _register(
         registry = BlockingRegistryClient(start_registry(config.namespace, config.state_path))
         tell("looking for tools")
         loose = plan_modules(config, VERSION)
-        findings = find_tools(registry, [*plans, *loose])
+        found = find_tools(registry, [*plans, *loose])
         stored.result()  # before the catalog names what it stored
-    plans = [
-        *plans,
-        *(
-            part
-            for plan in loose
-            for part in split_plan(config, plan, findings[plan.name].tools, VERSION)
-        ),
-    ]
-    discovered = [catalog_entries(config, plan, findings[plan.source]) for plan in plans]
-    refuse_doubled({found.pool.name: found.tools for found in discovered})
     register_config(registry, config, entries)
-    return list(zip(plans, register_pools(registry, discovered), strict=True))
+    discovered = catalog_as_found(config, plans, loose, found, VERSION)
+    written = register_pools(registry, _telling_of_broken(discovered, tell))
+    order = [plan.name for plan in [*plans, *loose]]
+    written.sort(key=lambda found: order.index(found.plan.source))
+    return [(found.plan, found) for found in written]
+
+
+def _telling_of_broken(discovered: Iterable[Discovered], tell: Tell) -> Iterator[Discovered]:
+    """Tell of a pool that cannot run when that has been written; others may take a minute yet."""
+    for found in discovered:
+        yield found
+        if found.pool.state == "broken":
+            tell(_news_of_broken(found))
+
+
+def _news_of_broken(found: Discovered) -> PoolNews:
+    return PoolNews(found.pool.name, "broken", f"{found.pool.failed_module}: {found.pool.cause}")
+
+
+def _once(tell: Tell) -> Tell:
+    """`tell`, but for news that it has told already."""
+    told: set[PoolNews] = set()
+
+    def tell_new(news: str | PoolNews) -> None:
+        if isinstance(news, PoolNews):
+            if news in told:
+                return
+            told.add(news)
+        tell(news)
+
+    return tell_new
 
 
 def rendered(config: ClusterConfig, plans: list[PoolPlan]) -> list[dict[str, Any]]:
@@ -381,8 +405,11 @@ def _await_pools(
     from thornback.deployments.discovery import lacking, node_resources
 
     names = {plan.application: plan.name for plan, _ in written}
-    broken = {f.pool.name: f"{f.pool.failed_module}: {f.pool.cause}" for _, f in written
-              if f.pool.state == "broken"}  # fmt: skip
+    broken = {
+        found.pool.name: _news_of_broken(found).detail
+        for _, found in written
+        if found.pool.state == "broken"
+    }
     nodes = node_resources()
     infeasible = {
         found.pool.name: why for _, found in written if (why := lacking(found.pool.ask, nodes))

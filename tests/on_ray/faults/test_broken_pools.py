@@ -32,6 +32,8 @@ BEGINNINGS = {
 }
 """How the module of each pool begins."""
 ABSENT = "no-such-package-xyz==9.9"
+LOOSE = "loose"
+"""A module that no pool names; it can run."""
 KNOWN_WITHIN_S = 10.0
 
 
@@ -41,7 +43,10 @@ def broken(hurt: HurtCluster) -> Iterator[HurtCluster]:
     for name, beginning in BEGINNINGS.items():
         (hurt.home / f"{name}_module.py").write_text(beginning + TOOL.format(name=name), "utf-8")
 
+    (hurt.home / f"{LOOSE}_module.py").write_text(TOOL.format(name=LOOSE), "utf-8")
+
     def change(config: dict[str, Any]) -> None:
+        config["modules"] = [f"{LOOSE}_module"]
         pools = {name: {"tools": [f"{name}_module"]} for name in BEGINNINGS}
         pools["slow"]["import_timeout_s"] = 3  # type: ignore[assignment]
         pools["greedy"]["ray_actor_options"] = {"num_gpus": 1}  # type: ignore[assignment]
@@ -82,10 +87,9 @@ def test_status_names_the_reason_of_each(broken: HurtCluster) -> None:
 
 def test_a_package_that_does_not_exist_is_told_soon(broken: HurtCluster) -> None:
     told = (broken.home / "told").read_text("utf-8")
-    line = re.search(r"([\d.]+) s  ! pool absent is broken: (.*)", told)
-    assert line is not None, told
-    assert float(line[1]) < KNOWN_WITHIN_S
-    assert line[2] == f"runtime_env: No matching distribution found for {ABSENT}"
+    ((at_s, why),) = re.findall(r"([\d.]+) s  ! pool absent is broken: (.*)", told)
+    assert float(at_s) < KNOWN_WITHIN_S, told
+    assert why == f"runtime_env: No matching distribution found for {ABSENT}"
 
 
 @pytest.mark.parametrize("name", WHY)
@@ -103,6 +107,15 @@ def test_a_call_is_told_why_at_once(broken: HurtCluster, name: str) -> None:
 def test_the_others_go_on(broken: HurtCluster) -> None:
     answer = call(broken, "text_stats", {"text": "one two"})
     assert not answer.result["isError"]
+
+
+def test_a_module_that_no_pool_names_has_a_pool_for_each_version_of_its_tools(
+    broken: HurtCluster,
+) -> None:
+    assert call(broken, f"tool_of_{LOOSE}").result["content"][0]["text"] == LOOSE
+    pools = json.loads(broken.thornback("status", broken.name, "--json").stdout)["pools"]
+    (pool,) = (pool for pool in pools.values() if pool["modules"] == [f"{LOOSE}_module"])
+    assert pool["tools"] == [f"tool_of_{LOOSE}@1.0.0"]
 
 
 def call(hurt: HurtCluster, tool: str, arguments: dict[str, Any] | None = None) -> Answer:

@@ -1,3 +1,4 @@
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from thornback.deployments.discovery import (
     ask_of,
     catalog_entries,
     decode_findings,
+    discover,
     findings_key,
     import_modules,
     lacking,
     refuse_doubled,
 )
 from thornback.deployments.module_source import source_of, tools_in_source
+from thornback.deployments.packages import Packages
 from thornback.deployments.serve_config import PoolPlan, plan_pool, split_plan
 
 SOURCE = """\
@@ -119,52 +122,103 @@ def test_a_pool_that_cannot_be_imported_says_why_and_what_is_lost(tmp_path: Path
     assert found.pool.lost_tools == ("Warm", "plain", "renamed")
 
 
-def test_an_environment_that_ray_refuses_breaks_its_pool_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[str] = []
-    monkeypatch.setattr(discovery, "begin_discovery", lambda plan: begun.append(plan.name))
-    monkeypatch.setattr(discovery, "await_discovery", lambda task, plan: Findings([spec_of("a")]))
-    config = config_of(tmp_path)
-    wrong = PoolConfig(tools=["m"], runtime_env={"pip": ["x"], "conda": "y"})
-    plans = [plan_of(config), plan_pool(config, "wrong", wrong, version="1")]
-    found = discovery.discover(plans)
-    assert (begun, found["p"].broken) == (["p"], {})
-    (why,) = found["wrong"].broken.items()
+class NearRay:
+    """Stands for the module: what a task comes to is told beforehand, by the pools it is for."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self._answers = answers
+        self.begun: list[str] = []
+        self.cancelled: list[str] = []
+
+    def begin(self, asked: Any) -> str:
+        task = "packages" if isinstance(asked, Packages) else "+".join(asked)
+        self.begun.append(task)
+        return task
+
+    def wait(self, tasks: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: str, timeout: float) -> Any:
+        answer = self._answers.get(task, {})
+        if isinstance(answer, Exception):
+            raise answer
+        if task == "packages":
+            return answer or None
+        found = msgspec.json.encode(Findings([spec_of("a")]))
+        return dict.fromkeys(task.split("+"), found)
+
+    def cancel(self, task: str, force: bool) -> None:
+        self.cancelled.append(task)
+
+
+@pytest.fixture
+def search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """Look for tools where tasks come to `answers`; gives the Ray, and why each pool is broken."""
+
+    def searched(
+        pools: dict[str, dict[str, Any]], answers: dict[str, Any]
+    ) -> tuple[NearRay, dict[str, dict[str, str]]]:
+        near = NearRay(answers)
+        begun = types.SimpleNamespace(
+            remote=lambda **options: lambda function: types.SimpleNamespace(
+                options=lambda **options: types.SimpleNamespace(remote=near.begin)
+            ),
+            wait=near.wait, get=near.get, cancel=near.cancel,
+        )  # fmt: skip
+        monkeypatch.setattr(discovery, "ray", begun)
+        config = config_of(tmp_path)
+        plans = [
+            plan_pool(config, name, PoolConfig(tools=["my_tools"], **options), version="1")
+            for name, options in pools.items()
+        ]
+        found = {name: each.broken for part in discover(plans) for name, each in part.items()}
+        return near, found
+
+    return searched
+
+
+def test_an_environment_that_ray_refuses_breaks_its_pool_alone(search: Callable[..., Any]) -> None:
+    wrong = {"runtime_env": {"pip": ["x"], "conda": "y"}}
+    near, found = search({"p": {}, "wrong": wrong}, {})
+    assert (near.begun, found["p"]) == (["p"], {})
+    (why,) = found["wrong"].items()
     assert why[0] == "runtime_env"
     assert "cannot be specified at the same time" in why[1]
 
 
-def raising(error: Exception) -> Callable[..., Any]:
-    def get(*args: object, **options: object) -> Any:
-        raise error
-
-    return get
-
-
-@pytest.mark.parametrize(
-    ("error", "module", "cause"),
-    [
-        (GetTimeoutError(), "my_tools", "importing did not finish within 3 s (import_timeout_s)"),
-        (
-            RuntimeEnvSetupError("Failed:\nERROR: No matching distribution found for x\n  at y"),
-            "runtime_env",
-            "ERROR: No matching distribution found for x",
-        ),
-        (WorkerCrashedError(), "my_tools", "the process that imported it died"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_a_search_that_fails_says_what_failed(
-    error: Exception, module: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_environment_is_not_made_for_packages_that_are_not_to_be_had(
+    search: Callable[..., Any],
 ) -> None:
-    monkeypatch.setattr(discovery.ray, "get", raising(error))
-    monkeypatch.setattr(discovery.ray, "cancel", lambda task, force: None)
-    plan = plan_of(config_of(tmp_path, pool={"import_timeout_s": 3}))
-    task: Any = None
-    ((failed, why),) = discovery.await_discovery(task, plan).broken.items()
-    assert failed == module
-    assert why.startswith(cause)
+    env = {"runtime_env": {"pip": ["x==9"]}}
+    near, found = search({"p": {}, "q": env, "r": env}, {"packages": "No distribution for x==9"})
+    assert near.begun == ["packages", "p"]
+    broken = {"runtime_env": "No distribution for x==9"}
+    assert found == {"p": {}, "q": broken, "r": broken}
+
+
+@pytest.mark.parametrize("answer", [None, GetTimeoutError(), WorkerCrashedError()])
+def test_where_nothing_is_known_of_packages_ray_shall_say(
+    search: Callable[..., Any], answer: object
+) -> None:
+    failed = RuntimeEnvSetupError("Failed:\nERROR: No matching distribution found for x\n  at y")
+    near, found = search({"q": {"runtime_env": {"pip": ["x"]}}}, {"packages": answer, "q": failed})
+    assert near.begun == ["packages", "q"]
+    assert found == {"q": {"runtime_env": "No matching distribution found for x"}}
+
+
+def test_pools_of_one_process_are_imported_each_alone_where_that_fails(
+    search: Callable[..., Any],
+) -> None:
+    answers = {"p+q": GetTimeoutError(), "q": GetTimeoutError(), "r": WorkerCrashedError()}
+    slow = {"import_timeout_s": 3}
+    near, found = search({"p": slow, "q": slow, "r": {"threads": 2}}, answers)
+    assert near.begun == ["p+q", "r", "p", "q"]
+    assert near.cancelled == ["p+q", "q"]
+    assert found == {
+        "p": {},
+        "q": {"my_tools": "importing did not finish within 3 s (import_timeout_s)"},
+        "r": {"my_tools": "the process that imported it died (WorkerCrashedError)"},
+    }
 
 
 def test_a_pool_without_tools_is_broken(tmp_path: Path) -> None:
@@ -195,7 +249,13 @@ def test_only_pools_of_like_environment_share_a_process(tmp_path: Path) -> None:
         plan_pool(config, name, PoolConfig(tools=[f"m_{name}"], **extra), version="1")
         for name, extra in pools.items()
     ]
-    assert [[plan.name for plan in group] for group in alike(plans)] == [["a", "b"]]
+    assert [[plan.name for plan in group] for group in alike(plans)] == [
+        ["a", "b"],
+        ["c"],
+        ["d"],
+        ["e"],
+        ["f"],
+    ]
 
 
 def test_each_tool_version_of_a_loose_module_gets_a_pool(tmp_path: Path) -> None:

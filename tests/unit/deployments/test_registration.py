@@ -9,15 +9,20 @@ import pytest
 
 from thornback.cluster.catalog import Catalog, ToolSpec, content_hash_of
 from thornback.cluster.config import ClusterConfig, parse_config
-from thornback.cluster.errors import RegistrationError
+from thornback.cluster.errors import ConfigError, RegistrationError
 from thornback.cluster.journal import Journal
 from thornback.cluster.principals import key_hash
 from thornback.cluster.registry import Edit, Registry
 from thornback.deployments import registration
 from thornback.deployments.contents import config_entries
 from thornback.deployments.discovery import Discovered, Findings, catalog_entries
-from thornback.deployments.registration import find_tools, register_config, register_pools
-from thornback.deployments.serve_config import PoolPlan, plan_pool
+from thornback.deployments.registration import (
+    catalog_as_found,
+    find_tools,
+    register_config,
+    register_pools,
+)
+from thornback.deployments.serve_config import PoolPlan, plan_modules, plan_pool
 
 
 class NearRegistry:
@@ -50,14 +55,13 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the pools whose environments were asked what tools they have."""
     names: list[str] = []
 
-    def discover(plans: list[PoolPlan]) -> dict[str, Findings]:
+    def discover(plans: list[PoolPlan]) -> Iterator[dict[str, Findings]]:
         names.extend(plan.name for plan in plans)
-        return {
-            plan.name: Findings(broken={"broken": "ImportError: x"})
-            if plan.config.tools == ["broken"]
-            else Findings([spec(plan.config.tools[0])])
-            for plan in plans
-        }
+        for plan in plans:
+            if plan.config.tools == ["broken"]:
+                yield {plan.name: Findings(broken={"broken": "ImportError: x"})}
+            else:
+                yield {plan.name: Findings([spec(plan.config.tools[0])])}
 
     monkeypatch.setattr(registration, "discover", discover)
     return names
@@ -82,13 +86,18 @@ def found_in(config: ClusterConfig, *tools: ToolSpec) -> list[Discovered]:
     return [catalog_entries(config, plan, Findings(list(tools))) for plan in plans_of(config)]
 
 
+def found_by(registry: Any, plans: list[PoolPlan]) -> dict[str, Findings]:
+    """All that `find_tools` tells, in the end."""
+    return {name: found for part in find_tools(registry, plans) for name, found in part.items()}
+
+
 def test_what_was_found_is_not_searched_again(
     registry: Any, searched: list[str], tmp_path: Path
 ) -> None:
     pools = {"a": {"tools": ["first"]}, "b": {"tools": ["second"]}}
-    first = find_tools(registry, plans_of(config_of(tmp_path, pools=pools)))
+    first = found_by(registry, plans_of(config_of(tmp_path, pools=pools)))
     pools["b"]["runtime_env"] = {"pip": ["x"]}  # type: ignore[assignment]
-    again = find_tools(registry, plans_of(config_of(tmp_path, pools=pools)))
+    again = found_by(registry, plans_of(config_of(tmp_path, pools=pools)))
     assert searched == ["a", "b", "b"]
     assert [spec.name for spec in again["a"].tools] == ["first"]
     assert first == again
@@ -99,7 +108,7 @@ def test_what_could_not_be_imported_is_tried_again(
 ) -> None:
     plans = plans_of(config_of(tmp_path, pools={"p": {"tools": ["broken"]}}))
     for _ in range(2):
-        assert find_tools(registry, plans)["p"].broken == {"broken": "ImportError: x"}
+        assert found_by(registry, plans)["p"].broken == {"broken": "ImportError: x"}
     assert searched == ["p", "p"]
 
 
@@ -130,6 +139,48 @@ def test_a_pool_that_the_config_no_longer_has_goes_with_its_tools(
     register_pools(registry, found_in(others, spec("second")))
     catalog = registry.catalog()
     assert (list(catalog.of("pools")), list(catalog.tools)) == (["q"], ["second"])
+
+
+def test_a_tool_moves_to_the_pool_that_now_has_its_module(registry: Any, tmp_path: Path) -> None:
+    for pools in ({"a": {"tools": ["first"]}}, {"renamed": {"tools": ["first"]}}):
+        config = config_of(tmp_path, pools=pools)
+        written = register_pools(registry, found_in(config, spec("first")))
+        assert [found.pool.state for found in written] == ["ready"]
+        (tool,) = registry.catalog().tools["first"]
+        assert tool.pool == next(iter(pools))
+
+
+def test_what_is_known_is_registered_before_what_is_still_looked_for(
+    registry: Any, tmp_path: Path
+) -> None:
+    config = config_of(tmp_path, pools={"slow": {"tools": ["a"]}, "quick": {"tools": ["b"]}})
+    seen: list[list[str]] = []
+
+    def findings() -> Iterator[dict[str, Findings]]:
+        yield {"quick": Findings([spec("b")])}
+        seen.append(list(registry.catalog().tools))
+        yield {"slow": Findings([spec("a")])}
+
+    register_pools(registry, catalog_as_found(config, plans_of(config), [], findings(), "1"))
+    assert seen == [["b"]]
+    assert sorted(registry.catalog().tools) == ["a", "b"]
+
+
+def test_two_pools_may_not_offer_one_version(registry: Any, tmp_path: Path) -> None:
+    config = config_of(tmp_path, pools={"p": {"tools": ["a"]}, "q": {"tools": ["b"]}})
+    same = [{name: Findings([spec("same")])} for name in ("p", "q")]
+    found = catalog_as_found(config, plans_of(config), [], same, "1")
+    with pytest.raises(ConfigError, match="pools p and q both offer same"):
+        register_pools(registry, found)
+
+
+def test_each_version_of_a_loose_module_is_a_pool(registry: Any, tmp_path: Path) -> None:
+    config = parse_config({"modules": ["loose"]}, "test", tmp_path)
+    loose = plan_modules(config, "1")
+    findings = [{loose[0].name: Findings([spec("one"), spec("two")])}]
+    written = register_pools(registry, catalog_as_found(config, [], loose, findings, "1"))
+    assert [found.plan.name for found in written] == ["one-1-0-0", "two-1-0-0"]
+    assert sorted(registry.catalog().tools) == ["one", "two"]
 
 
 def test_callers_are_known_as_the_config_has_them(registry: Any, tmp_path: Path) -> None:
