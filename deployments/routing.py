@@ -213,14 +213,12 @@ def tool_for(call: Call, catalog: Catalog) -> ToolSpec:
         return spec
     if call.version is not None and catalog.tool(call.tool, caller) is not None:
         raise UnknownTool(call.tool, f"it has no version {shown(call.version)}")
-    for entry in catalog.of("pools").values():
-        if (
-            isinstance(entry, PoolEntry)
-            and entry.state == "broken"
-            and call.tool in entry.lost_tools
-            and caller.may_use(call.tool)
-        ):
-            raise _broken(entry)
+    # Whom a lost tool admits is not known, but where another version of it is still there, that
+    # one does not admit this caller.
+    if caller.may_use(call.tool) and call.tool not in catalog.tools:
+        for entry in catalog.of("pools").values():
+            if isinstance(entry, PoolEntry) and call.tool in _lost(entry):
+                raise _broken(entry)
     near = nearest(call.tool, (s.name for s in catalog.listed_tools(caller)))
     raise UnknownTool(call.tool, f"did you mean {near}?" if near else "")
 
@@ -232,6 +230,10 @@ def _pool_of(spec: ToolSpec, catalog: Catalog) -> PoolEntry:
     if entry.state == "broken":
         raise _broken(entry)
     return entry
+
+
+def _lost(entry: PoolEntry) -> tuple[str, ...]:
+    return entry.lost_tools if entry.state == "broken" else ()
 
 
 def _broken(entry: PoolEntry) -> PoolBroken:

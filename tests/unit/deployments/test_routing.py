@@ -156,6 +156,19 @@ def test_a_tool_that_a_broken_pool_lost_says_why_it_is_gone() -> None:
     assert isinstance(engine.failure("plot", caller=stranger), UnknownTool)
 
 
+def test_a_lost_tool_is_not_told_to_those_whom_its_other_version_does_not_admit() -> None:
+    broken = PoolEntry(
+        name="mine",
+        application="thornback.local.mine",
+        modules=("m",),
+        state="broken",
+        lost_tools=("sql_admin",),
+    )
+    secret = spec("sql_admin", access=AccessPolicy(("tag:admin",)))
+    engine = Engine(catalog(secret, pools=(broken,)), FakePool())
+    assert isinstance(engine.failure("sql_admin"), UnknownTool)
+
+
 def test_the_version_that_a_caller_names_is_the_one_that_runs() -> None:
     pool = FakePool([DONE])
     engine = Engine(catalog(spec(), spec(version="2.0.0")), pool)
