@@ -38,7 +38,7 @@ from thornback.cluster.messages import (
     Raised,
     Refused,
 )
-from thornback.cluster.policies import GiveUp, effective_timeout_s, retry_verdict
+from thornback.cluster.policies import GiveUp, retry_verdict
 from thornback.cluster.principals import Caller
 from thornback.cluster.validation import SchemaCheck, nearest
 from thornback.deployments.clock import Clock
@@ -65,8 +65,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     request_state: str | None = None
     """Opened by the edge: what the tool left, as plain text."""
     traceparent: str | None = None
-    timeout_s: float | None = None
-    """Seconds that the caller would wait; None: as long as the tool's policy says."""
 
 
 class Routed(msgspec.Struct, frozen=True):
@@ -123,7 +121,7 @@ class RoutingEngine:
         catalog = self._catalog()
         spec = tool_for(call, catalog)
         pool = self._pools.get(_pool_of(spec, catalog))
-        timeout_s = effective_timeout_s(spec.call.timeout_s, call.timeout_s, self._max_timeout_s)
+        timeout_s = min(spec.call.timeout_s, self._max_timeout_s)
         queue_timeout_s = min(spec.call.queue_timeout_s, self._max_timeout_s)
         fitting = await self._fitting(spec, call.arguments)
         call = msgspec.structs.replace(call, arguments=fitting)

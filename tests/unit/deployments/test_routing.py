@@ -215,16 +215,11 @@ def test_a_schema_that_is_none_breaks_its_tool_and_says_so() -> None:
     assert "input schema of sql_query" in broken.cause
 
 
-@pytest.mark.parametrize(
-    ("tool_s", "requested_s", "max_s", "sent_s"),
-    [(30.0, None, 3600.0, 30.0), (30.0, 5.0, 3600.0, 5.0), (30.0, 99.0, 10.0, 10.0)],
-)
-def test_a_call_is_sent_with_the_time_it_has(
-    tool_s: float, requested_s: float | None, max_s: float, sent_s: float
-) -> None:
+@pytest.mark.parametrize(("tool_s", "max_s", "sent_s"), [(30.0, 3600.0, 30.0), (30.0, 10.0, 10.0)])
+def test_a_call_is_sent_with_the_time_it_has(tool_s: float, max_s: float, sent_s: float) -> None:
     pool = FakePool([DONE])
     offered = catalog(spec(call=CallPolicy(timeout_s=tool_s)))
-    Engine(offered, pool, max_s).call(timeout_s=requested_s)
+    Engine(offered, pool, max_s).call()
     assert pool.sent[0].remaining_s == sent_s
 
 
