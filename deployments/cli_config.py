@@ -70,8 +70,9 @@ def _check_whole(config: ClusterConfig) -> None:
     checks: list[Callable[[], object]] = [
         partial(effective_pool, config, name, pool) for name, pool in config.pools.items()
     ]
+    checks.append(partial(config_entries, config))
     wrong: list[str] = []
-    for check in [*checks, partial(config_entries, config)]:
+    for check in checks:
         try:
             check()
         except ConfigError as error:

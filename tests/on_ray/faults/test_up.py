@@ -1,13 +1,24 @@
-"""What `up` makes of a config, and of one that runs already."""
+"""What `up` makes of a config, of one that runs already, and of Ctrl-C."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
+import pytest
 import yaml
 
+from tests.conftest import THORNBACK, UP_TIMEOUT_S, RunningCluster, free_port
 from tests.on_ray.faults.hurt_cluster import HurtCluster
+
+DOWN_TIMEOUT_S = 60
 
 
 def test_ray_hands_out_what_the_config_gives_it(hurt: HurtCluster) -> None:
@@ -35,3 +46,62 @@ def test_up_beside_the_running_cluster_changes_nothing(hurt: HurtCluster) -> Non
     assert "is running, and nothing has changed" in again.stderr
     assert f"{hurt.name} is ready: {hurt.url}" in again.stdout
     assert {part: hurt.pids(part) for part in before} == before
+
+
+@pytest.fixture
+def neighbour() -> Iterator[RunningCluster]:
+    """A second, small cluster for this machine, not yet started."""
+    port = free_port()
+    home = Path(tempfile.mkdtemp(prefix="thornback-neighbour-"))
+    cluster = RunningCluster(f"neighbour-{port}", port, home)
+    config = {
+        "name": cluster.name,
+        "gateway": {"port": port},
+        "ray": {"num_cpus": 1, "object_store_memory_bytes": 100_000_000},
+        "pools": {"text": {"tools": ["thornback.tools.text"]}},
+    }
+    cluster.config.write_text(yaml.safe_dump(config), "utf-8")
+    yield cluster
+    for process in cluster.processes():
+        process.kill()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def test_ctrl_c_ends_all_that_up_started_and_nothing_of_another_cluster(
+    hurt: HurtCluster, neighbour: RunningCluster
+) -> None:
+    before = lasting(hurt)
+    said = neighbour.home / "said"
+    with (
+        said.open("w") as output,
+        subprocess.Popen(
+            [THORNBACK, "up", neighbour.config],
+            env=neighbour.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as up,
+    ):
+        wait_for(lambda: "is ready: " in said.read_text("utf-8"), up)
+        listed = neighbour.thornback("tools", "--url", neighbour.url)
+        assert "text_stats" in listed.stdout, listed.stderr
+        wait_for(lambda: "tools/list  ok" in said.read_text("utf-8"), up)
+        assert len(neighbour.processes()) > 10
+        up.send_signal(signal.SIGINT)
+        assert up.wait(DOWN_TIMEOUT_S) == 0, said.read_text("utf-8")
+    assert [process.name() for process in neighbour.processes()] == []
+    assert lasting(hurt) == before
+
+
+def lasting(hurt: HurtCluster) -> set[int]:
+    """The processes that end with their cluster alone."""
+    named = hurt.named("raylet") | hurt.named("gcs_server") | hurt.named("ray::RegistryActor")
+    return named | hurt.pids("gateway") | hurt.pids("effects")
+
+
+def wait_for(is_so: Callable[[], bool], up: subprocess.Popen[bytes]) -> None:
+    """Wait until something is so, while `up` runs."""
+    deadline = time.monotonic() + UP_TIMEOUT_S
+    while not is_so():
+        assert up.poll() is None, "up has ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
