@@ -121,7 +121,6 @@ class ToolCalls:
             input_responses=None if responses is None else msgspec.json.encode(responses),
             request_state=self._states.open(exchange) if modern else None,
             traceparent=traceparent if isinstance(traceparent, str) else None,
-            timeout_s=None,
         )
 
     def _input_required(self, exchange: Exchange, needed: InputNeeded) -> dict[str, Any]:
