@@ -50,7 +50,7 @@ from thornback.cluster.revisions import (
     Revision,
     revision_asked,
 )
-from thornback.deployments.access_log import AccessRecord, write_access
+from thornback.deployments.access_log import AccessRecord, recorded
 from thornback.deployments.clock import Clock
 from thornback.deployments.exchange import Exchange, Notify
 from thornback.deployments.http_edge import (
@@ -69,8 +69,6 @@ from thornback.deployments.sdk import Kernel, check_param_headers, read_envelope
 from thornback.deployments.sessions import Session, Sessions, session_key
 from thornback.deployments.tool_calls import requested_version
 
-CLIENT_GONE_STATUS = 499
-"""For the log alone: nobody is there to read a status."""
 VERSION_HEADER = "mcp-protocol-version"
 SESSION_HEADER = "mcp-session-id"
 
@@ -134,18 +132,8 @@ class McpEndpoint:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = self._clock.monotonic()
-        record = AccessRecord(self._clock.wall(), self._settings.gateway, new_id("call"))
-        try:
+        with recorded(self._clock, self._settings.gateway) as record:
             await self._answer(scope, receive, send, record)
-        except ClientGone:
-            record.status = CLIENT_GONE_STATUS
-        except asyncio.CancelledError:
-            record.status = CLIENT_GONE_STATUS
-            raise
-        finally:
-            record.duration_ms = (self._clock.monotonic() - began) * 1000
-            write_access(record)
 
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, record: AccessRecord

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -223,6 +224,20 @@ def test_a_sender_may_not_dawdle_for_ever() -> None:
     with pytest.raises(HttpRefusal) as refused:
         asyncio.run(read())
     assert refused.value.status == 408
+
+
+def test_a_request_that_serve_cancels_is_logged_as_that_of_a_client_that_went(
+    cluster: KeyedCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    ask(cluster, "PUT", DATA)
+    monkeypatch.setattr(cluster, "get", cancelled)
+    caplog.set_level(logging.INFO, "thornback.access")
+    with pytest.raises(asyncio.CancelledError):
+        ask(cluster, "GET")
+    assert '"status":499' in caplog.text
 
 
 def test_a_client_that_goes_away_leaves_nothing(cluster: KeyedCluster) -> None:
