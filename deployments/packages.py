@@ -58,7 +58,7 @@ def packages_of(runtime_env: Mapping[str, Any]) -> Packages | None:
     installers: tuple[tuple[Installer, str], ...] = (("pip", "pip"), ("uv", "uv_pip"))
     for installer, key in installers:
         asked = runtime_env.get(installer)
-        told = asked if isinstance(asked, dict) else {"packages": asked}
+        told: dict[str, Any] = asked if isinstance(asked, dict) else {"packages": asked}
         lines = told.get("packages")
         if not isinstance(lines, list) or not lines:
             continue
