@@ -83,6 +83,34 @@ def test_a_module_is_found_beside_the_config_first_and_not_imported(tmp_path: Pa
     assert source_of("deep.tools", tmp_path).code_hash != before
 
 
+def test_a_module_is_another_when_one_that_it_imports_from_beside_it_changed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "package" / "deep").mkdir(parents=True)
+    (tmp_path / "direct").mkdir()
+    sources = {
+        "tools.py": "import os, direct\ndef f():\n    from package.deep import inner\n",
+        "direct.py": "import tools, farther",
+        "farther.py": "def (",
+        "package/deep/inner.py": "from .. import other",
+        "package/other.py": "import afar",
+        "afar.py": "",
+        "unrelated.py": "import tools",
+        "direct/data.py": "no module while there is direct.py",
+    }
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text, "utf-8")
+
+    changed = []
+    before = source_of("tools", tmp_path).code_hash
+    for name in sources:
+        (tmp_path / name).write_text(sources[name] + "\n# changed", "utf-8")
+        after = source_of("tools", tmp_path).code_hash
+        changed += [name] if after != before else []
+        before = after
+    assert changed == [name for name in sources if name not in ("unrelated.py", "direct/data.py")]
+
+
 def test_our_own_and_unknown_modules_need_no_directory(tmp_path: Path) -> None:
     ours = source_of("thornback.tools.benchmark", tmp_path)
     assert ours.path is not None
