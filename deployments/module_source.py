@@ -70,7 +70,7 @@ def _hash_of(module: str, path: Path | None, root: str | None) -> str:
         return ""
     depth = module.count(".") + (path.name == "__init__.py")
     if module.startswith("thornback."):
-        top, files = path.parent, [path]
+        top, files = path.parent, {path}
     elif root is None:
         top = path.parents[depth]
         files = _files_of(module.partition(".")[0], top)
@@ -99,14 +99,14 @@ def _files_with_imports(name: str, root: Path) -> set[Path]:
     return files
 
 
-def _files_of(name: str, directory: Path) -> list[Path]:
+def _files_of(name: str, directory: Path) -> set[Path]:
     """The files of a top-level module that is in `directory`; none where it is not."""
     package, file = directory / name, directory / f"{name}.py"
     # As Python chooses: a folder without `__init__.py` is a package where there is no such file.
     if file.is_file() and not (package / "__init__.py").is_file():
-        return [file]
+        return {file}
     # A module of a package usually imports its neighbours: a change of any is a change.
-    return list(package.rglob("*.py"))
+    return set(package.rglob("*.py"))
 
 
 def _imported(file: Path) -> set[str]:
