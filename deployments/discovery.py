@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -30,6 +31,7 @@ from thornback.deployments.module_source import source_of, tools_in_source
 from thornback.deployments.packages import (
     ANSWER_TIMEOUT_S,
     CAUSE_CHARS,
+    Asked,
     Packages,
     installers_reason,
     packages_of,
@@ -37,6 +39,8 @@ from thornback.deployments.packages import (
 )
 from thornback.deployments.serve_config import PoolPlan
 
+ANSWERS_POLL_S = 0.2
+"""Seconds between two looks at what installers said, while Ray is waited for too."""
 TOGETHER_S = 20.0
 """Seconds that the modules of several pools may take in one process."""
 ENVIRONMENT = "runtime_env"
@@ -76,26 +80,69 @@ def findings_key(plan: PoolPlan) -> str:
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
 
 
-def discover(plans: list[PoolPlan]) -> Iterator[dict[str, Findings]]:
+def discover(plans: list[PoolPlan], asked: Asked | None = None) -> Iterator[dict[str, Findings]]:
     """Begin to find the tools of pools, all at once, and tell of each as soon as it is known.
 
     Blocks where more is asked for; the pools' import time limits bound it. Pools of like
     environment are imported in one process, which is cheaper than one for each.
+
+    Args:
+        plans: The pools.
+        asked: What this machine was asked of their packages; None: the cluster is asked.
     """
     refused = {
         plan.name: Findings(broken={ENVIRONMENT: why})
         for plan in plans
         if (why := environment_fault(plan.runtime_env))
     }
+    answers: dict[Future[str | None], list[PoolPlan]] = {}
     questions: list[_Step] = []
     imports: list[_Step] = []
     for group in alike([plan for plan in plans if plan.name not in refused]):
-        if packages := packages_of(group[0].runtime_env):
-            questions.append(_Question(group, packages))
-        else:
+        packages = packages_of(group[0].runtime_env)
+        if packages is None:
             imports += _imports(group)
+        elif asked is not None and (answer := asked.answer(packages)):
+            answers[answer] = group
+        else:
+            questions.append(_Question(group, packages))
     # What is soonest known first: all of them compete for the node's CPUs.
-    return chain([refused] if refused else [], _as_they_come(_begun([*questions, *imports])))
+    running = _begun([*questions, *imports])
+    return chain([refused] if refused else [], _as_they_come(running, answers))
+
+
+def _as_they_come(
+    running: dict[_Task, tuple[_Step, float]], answers: dict[Future[str | None], list[PoolPlan]]
+) -> Iterator[dict[str, Findings]]:
+    while running or answers:
+        for answer in [each for each in answers if each.done()]:
+            found, further = _answered(answers.pop(answer), answer.result())
+            running |= _begun(further)
+            if found:
+                yield found
+        if not running:
+            wait(answers, return_when=FIRST_COMPLETED)
+            continue
+        limit_s = min(deadline for _, deadline in running.values()) - time.monotonic()
+        limit_s = min(limit_s, ANSWERS_POLL_S) if answers else limit_s
+        done, _ = ray.wait(list(running), timeout=max(0.0, limit_s))
+        now = time.monotonic()
+        late = [task for task, (_, deadline) in running.items() if deadline <= now]
+        for task in dict.fromkeys([*done, *late]):
+            step, _ = running.pop(task)
+            found, further = step.end(task)
+            running |= _begun(further)
+            if found:
+                yield found
+
+
+def _answered(
+    plans: list[PoolPlan], why_not: str | None
+) -> tuple[dict[str, Findings], list[_Step]]:
+    """What follows from what an installer said of the packages of pools."""
+    if why_not is None:
+        return {}, _imports(plans)
+    return {plan.name: Findings(broken={ENVIRONMENT: why_not}) for plan in plans}, []
 
 
 def environment_fault(runtime_env: Mapping[str, Any]) -> str | None:
@@ -105,20 +152,6 @@ def environment_fault(runtime_env: Mapping[str, Any]) -> str | None:
     except (TypeError, ValueError) as error:
         return shown(str(error), CAUSE_CHARS)
     return None
-
-
-def _as_they_come(running: dict[_Task, tuple[_Step, float]]) -> Iterator[dict[str, Findings]]:
-    while running:
-        soonest = min(deadline for _, deadline in running.values())
-        done, _ = ray.wait(list(running), timeout=max(0.0, soonest - time.monotonic()))
-        now = time.monotonic()
-        late = [task for task, (_, deadline) in running.items() if deadline <= now]
-        for task in dict.fromkeys([*done, *late]):
-            step, _ = running.pop(task)
-            found, further = step.end(task)
-            running |= _begun(further)
-            if found:
-                yield found
 
 
 def _begun(steps: list[_Step]) -> dict[_Task, tuple[_Step, float]]:
@@ -176,9 +209,7 @@ class _Question:
         except (GetTimeoutError, RayError):
             ray.cancel(task, force=True)
             why = None
-        if why is None:
-            return {}, _imports(self._plans)
-        return {plan.name: Findings(broken={ENVIRONMENT: why}) for plan in self._plans}, []
+        return _answered(self._plans, why)
 
 
 class _Together:

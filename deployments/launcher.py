@@ -43,6 +43,7 @@ from thornback.deployments.dashboard import Dashboard
 from thornback.deployments.environment import paths_of
 from thornback.deployments.example_call import example_call
 from thornback.deployments.lean_serve import import_serve
+from thornback.deployments.packages import Asked
 from thornback.deployments.pool_news import PoolNews, failure_of, pool_news
 from thornback.deployments.ports import is_free, listener_of
 from thornback.deployments.private_files import make_private_dir
@@ -230,6 +231,7 @@ def _deploy(
     if not cluster.dashboard_url:
         cluster = msgspec.structs.replace(cluster, dashboard_url=_dashboard_url())
     dashboard = Dashboard(cluster.dashboard_url, cluster.token)
+    asked = Asked(plan.runtime_env for plan in plans) if cluster.started_ray else None
     tell = _once(tell)
     try:
         with ThreadPoolExecutor(2, "apply") as beside:
@@ -238,7 +240,7 @@ def _deploy(
             fronted = beside.submit(_start_serve, config)
             # Pools of modules that no pool names are known only when their tools are.
             applied = beside.submit(_apply, config, plans, dashboard, bool(config.modules), tell)
-            written = _register(config, plans, tell)
+            written = _register(config, plans, asked, tell)
             fronted.result()
             applied.result()
         if config.modules:
@@ -258,6 +260,8 @@ def _deploy(
         write_cluster_file(cluster)
         return Up(cluster, started, pools)
     finally:
+        if asked is not None:
+            asked.close()
         dashboard.close()
         leave()
 
@@ -277,7 +281,7 @@ def _apply(
 
 
 def _register(
-    config: ClusterConfig, plans: list[PoolPlan], tell: Tell
+    config: ClusterConfig, plans: list[PoolPlan], asked: Asked | None, tell: Tell
 ) -> list[tuple[PoolPlan, Discovered]]:
     from thornback.cluster.actors import BlockingRegistryClient, start_registry
     from thornback.cluster.blob_actor import start_blobs
@@ -299,7 +303,7 @@ def _register(
         registry = BlockingRegistryClient(start_registry(config.namespace, config.state_path))
         tell("looking for tools")
         loose = plan_modules(config, VERSION)
-        found = find_tools(registry, [*plans, *loose])
+        found = find_tools(registry, [*plans, *loose], asked)
         stored.result()  # before the catalog names what it stored
     register_config(registry, config, entries)
     discovered = catalog_as_found(config, plans, loose, found, VERSION)

@@ -2,8 +2,8 @@
 
 Ray makes an environment by copying the whole one it runs in and importing Ray in the copy, before
 pip hears what it shall install; for a package that does not exist that takes most of a minute.
-pip's own answer takes a second, so it is asked first, on a node of the cluster and with the pool's
-variables and options. It is asked for the named packages alone: what they in turn need is found out
+pip's own answer takes a second, so it is asked first, where Ray runs and with the pool's variables
+and options. It is asked for the named packages alone: what they in turn need is found out
 when the environment is made.
 """
 
@@ -14,7 +14,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ from thornback.cluster.errors import shown
 ANSWER_TIMEOUT_S = 8.0
 """Seconds for the answer: who has none by then is left to Ray."""
 CAUSE_CHARS = 300
+_OURS = "THORNBACK_"
 
 
 Installer = Literal["pip", "uv"]
@@ -36,7 +38,7 @@ class Packages(NamedTuple):
     """Of a requirements file."""
     options: tuple[str, ...]
     """For the installer, as the pool's config has them."""
-    variables: dict[str, str]
+    variables: tuple[tuple[str, str], ...]
     """Environment variables of the pool; an index may be among them."""
 
     def question(self, requirements: str) -> list[str]:
@@ -65,8 +67,31 @@ def packages_of(runtime_env: Mapping[str, Any]) -> Packages | None:
         options = tuple(told.get(f"{key}_install_options", ()))
         if any("$" in text for text in [*lines, *options]):
             return None
-        return Packages(installer, tuple(lines), options, dict(runtime_env.get("env_vars", {})))
+        env_vars = runtime_env.get("env_vars", {}).items()
+        # Ours tell pools apart; without them, pools of like packages are one question.
+        variables = tuple(sorted(item for item in env_vars if not item[0].startswith(_OURS)))
+        return Packages(installer, tuple(lines), options, variables)
     return None
+
+
+class Asked:
+    """Questions to the installers of this machine, whose answers come while others work.
+
+    Only for a Ray that runs here: on another machine there may be other indexes.
+    """
+
+    def __init__(self, environments: Iterable[Mapping[str, Any]]) -> None:
+        asked = {packages for env in environments if (packages := packages_of(env))}
+        self._executor = ThreadPoolExecutor(max(1, len(asked)), "packages")
+        self._answers = {each: self._executor.submit(why_not_to_be_had, each) for each in asked}
+
+    def answer(self, packages: Packages) -> Future[str | None] | None:
+        """What `why_not_to_be_had` comes to; None where it was not asked."""
+        return self._answers.get(packages)
+
+    def close(self) -> None:
+        """Wait for no answer that has not begun to be looked for."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 def why_not_to_be_had(packages: Packages) -> str | None:
@@ -78,7 +103,7 @@ def why_not_to_be_had(packages: Packages) -> str | None:
             answer = subprocess.run(
                 packages.question(str(requirements)),
                 cwd=folder,
-                env={**os.environ, **packages.variables},
+                env={**os.environ, **dict(packages.variables)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

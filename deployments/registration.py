@@ -27,6 +27,7 @@ from thornback.deployments.discovery import (
     findings_key,
     refuse_doubled,
 )
+from thornback.deployments.packages import Asked
 from thornback.deployments.serve_config import PoolPlan, split_plan
 
 _NOTES = "discovery"
@@ -38,11 +39,11 @@ class _Noted(msgspec.Struct, frozen=True):
 
 
 def find_tools(
-    registry: BlockingRegistryClient, plans: list[PoolPlan]
+    registry: BlockingRegistryClient, plans: list[PoolPlan], asked: Asked | None = None
 ) -> Iterator[dict[str, Findings]]:
     """Begin to find what tools pools have, and tell of each as soon as it is known.
 
-    Their environments are asked only where it is not known from before.
+    Their environments are asked only where it is not known from before. `asked` as in `discover`.
     """
     known: dict[str, Findings] = {}
     for plan in plans:
@@ -51,7 +52,7 @@ def find_tools(
         if note is not None and note.key == findings_key(plan):
             known[plan.name] = decode_findings(bytes(note.findings))
     unknown = {plan.name: plan for plan in plans if plan.name not in known}
-    begun = discover(list(unknown.values()))
+    begun = discover(list(unknown.values()), asked)
     return chain([known], (_noted(registry, unknown, found) for found in begun))
 
 

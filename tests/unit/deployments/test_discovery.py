@@ -10,7 +10,7 @@ from ray.exceptions import GetTimeoutError, RuntimeEnvSetupError, WorkerCrashedE
 from thornback.cluster.catalog import ToolSpec, content_hash_of
 from thornback.cluster.config import ClusterConfig, PoolConfig, parse_config
 from thornback.cluster.errors import ConfigError
-from thornback.deployments import discovery
+from thornback.deployments import discovery, packages
 from thornback.deployments.discovery import (
     Findings,
     alike,
@@ -24,7 +24,7 @@ from thornback.deployments.discovery import (
     refuse_doubled,
 )
 from thornback.deployments.module_source import source_of, tools_in_source
-from thornback.deployments.packages import Packages
+from thornback.deployments.packages import Asked, Packages
 from thornback.deployments.serve_config import PoolPlan, plan_pool, split_plan
 
 SOURCE = """\
@@ -184,7 +184,7 @@ def search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any
     """Look for tools where tasks come to `answers`; gives the Ray, and why each pool is broken."""
 
     def searched(
-        pools: dict[str, dict[str, Any]], answers: dict[str, Any]
+        pools: dict[str, dict[str, Any]], answers: dict[str, Any], asked: Asked | None = None
     ) -> tuple[NearRay, dict[str, dict[str, str]]]:
         near = NearRay(answers)
         begun = types.SimpleNamespace(
@@ -199,7 +199,9 @@ def search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any
             plan_pool(config, name, PoolConfig(tools=["my_tools"], **options), version="1")
             for name, options in pools.items()
         ]
-        found = {name: each.broken for part in discover(plans) for name, each in part.items()}
+        found = {
+            name: each.broken for part in discover(plans, asked) for name, each in part.items()
+        }
         return near, found
 
     return searched
@@ -222,6 +224,20 @@ def test_an_environment_is_not_made_for_packages_that_are_not_to_be_had(
     assert near.begun == ["packages", "p"]
     broken = {"runtime_env": "No distribution for x==9"}
     assert found == {"p": {}, "q": broken, "r": broken}
+
+
+@pytest.mark.parametrize("why_not", ["No distribution for x==9", None])
+def test_what_this_machine_was_asked_is_not_asked_of_the_cluster(
+    why_not: str | None, search: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    env = {"runtime_env": {"pip": ["x==9"]}}
+    monkeypatch.setattr(packages, "why_not_to_be_had", lambda asked: why_not)
+    plan = plan_pool(config_of(tmp_path), "q", PoolConfig(tools=["my_tools"], **env), version="1")
+    asked = Asked([plan.runtime_env])
+    near, found = search({"p": {}, "q": env}, {}, asked)
+    asked.close()
+    assert near.begun == (["p"] if why_not else ["p", "q"])
+    assert found == {"p": {}, "q": {"runtime_env": why_not} if why_not else {}}
 
 
 @pytest.mark.parametrize("answer", [None, GetTimeoutError(), WorkerCrashedError()])

@@ -20,12 +20,14 @@ error: No solution found when resolving dependencies
 
 
 def test_packages_are_those_that_ray_would_install() -> None:
-    plain = packages_of({"pip": ["a==1", "b"], "env_vars": {"PIP_INDEX_URL": "https://i"}})
-    assert plain == Packages("pip", ("a==1", "b"), (), {"PIP_INDEX_URL": "https://i"})
+    plain = packages_of(
+        {"pip": ["a==1", "b"], "env_vars": {"PIP_INDEX_URL": "https://i", "THORNBACK_POOL": "p"}}
+    )
+    assert plain == Packages("pip", ("a==1", "b"), (), (("PIP_INDEX_URL", "https://i"),))
     full = packages_of({"pip": {"packages": ["a"], "pip_install_options": ["--pre"]}})
-    assert full == Packages("pip", ("a",), ("--pre",), {})
+    assert full == Packages("pip", ("a",), ("--pre",), ())
     by_uv = packages_of({"uv": {"packages": ["a"], "uv_pip_install_options": ["--offline"]}})
-    assert by_uv == Packages("uv", ("a",), ("--offline",), {})
+    assert by_uv == Packages("uv", ("a",), ("--offline",), ())
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_what_is_known_only_in_the_environment_is_not_asked(runtime_env: dict[st
 
 def test_a_question_installs_nothing() -> None:
     for installer in ("pip", "uv"):
-        command = Packages(installer, ("a",), ("--pre",), {}).question("/tmp/r.txt")
+        command = Packages(installer, ("a",), ("--pre",), ()).question("/tmp/r.txt")
         assert command[:3] == [sys.executable, "-m", installer]
         assert "--dry-run" in command
         assert command[-3:] == ["--pre", "-r", "/tmp/r.txt"]

@@ -55,7 +55,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the pools whose environments were asked what tools they have."""
     names: list[str] = []
 
-    def discover(plans: list[PoolPlan]) -> Iterator[dict[str, Findings]]:
+    def discover(plans: list[PoolPlan], asked: object = None) -> Iterator[dict[str, Findings]]:
         names.extend(plan.name for plan in plans)
         for plan in plans:
             if plan.config.tools == ["broken"]:
