@@ -239,7 +239,7 @@ def _target(target: str | None) -> tuple[ClusterFile, ClusterConfig]:
     from thornback.deployments.cli_target import cluster_here
     from thornback.deployments.cluster_file import cluster_of, find_cluster
 
-    named = cluster_here(None) if target is None else find_cluster(target)
+    named = cluster_here(None, "name one of") if target is None else find_cluster(target)
     if named is None and target is not None:
         try:
             config = read_config(target)

@@ -35,8 +35,12 @@ KeyFileOption = Annotated[
 ]
 
 
-def cluster_here(name: str | None) -> ClusterFile:
+def cluster_here(name: str | None, how: str = "add --cluster and one of") -> ClusterFile:
     """The cluster `name` of this machine, or the only one that runs.
+
+    Args:
+        name: As the user gave it.
+        how: How this command is told the name, where it must be.
 
     Raises:
         ClusterNotRunning: there is none, or more than one; the message says what to do.
@@ -55,7 +59,7 @@ def cluster_here(name: str | None) -> ClusterFile:
         raise ClusterNotRunning("no cluster runs here: start one with `thornback up`")
     if len(running) > 1:
         names = ", ".join(cluster.name for cluster in running)
-        raise ClusterNotRunning(f"several clusters run here: add --cluster and one of {names}")
+        raise ClusterNotRunning(f"several clusters run here: {how} {names}")
     return running[0]
 
 

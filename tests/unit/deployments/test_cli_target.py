@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from thornback.cluster.errors import ClusterNotRunning, ConfigError
-from thornback.deployments.cli_target import key_of, url_of
+from thornback.deployments.cli_target import cluster_here, key_of, url_of
 from thornback.deployments.cluster_file import ClusterFile, write_cluster_file
 
 
@@ -61,6 +61,9 @@ def test_of_several_clusters_none_is_guessed(home: Path, listening: int) -> None
     leave_pointer(home, "two", listening)
     with pytest.raises(ClusterNotRunning, match="add --cluster and one of one, two"):
         url_of(None, None)
+    # `status` and `down` take the name itself.
+    with pytest.raises(ClusterNotRunning, match="name one of one, two"):
+        cluster_here(None, "name one of")
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(home: Path) -> None:
