@@ -78,17 +78,19 @@ def log_files(folder: Path, namespace: str, pool: str | None) -> list[LogFile]:
 
 
 def lines_of(
-    folder: Path, namespace: str, pool: str | None, *, tail: int, follow: Callable[[], bool]
+    folder: Path, namespace: str, pool: str | None, *, tail: int | None, follow: Callable[[], bool]
 ) -> Iterator[tuple[LogFile, str]]:
-    """The last `tail` lines of each file, and every later one for as long as `follow` says so."""
+    """The last `tail` lines of each file (None: all), then later ones while `follow` says so."""
     positions: dict[Path, int] = {}
     first = True
     while True:
         for file in log_files(folder, namespace, pool):
             known = file.path in positions
             lines, positions[file.path] = _read(file.path, positions.get(file.path, 0))
-            # A file that appears while we follow is new as a whole.
-            for line in lines if known or not first else lines[max(0, len(lines) - tail) :]:
+            if first and not known and tail is not None:
+                # A file that appears while we follow is new as a whole.
+                lines = lines[max(0, len(lines) - tail) :]
+            for line in lines:
                 yield file, line
         if not follow():
             return

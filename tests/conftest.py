@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 THORNBACK = Path(sys.executable).with_name("thornback")
 UP_TIMEOUT_S = 180
 DOWN_TIMEOUT_S = 60
-TIERS = ("unit", "protocol", "on_ray/faults", "docs", "on_ray")
+TIERS = ("unit", "protocol", "on_ray/foreign", "on_ray/faults", "docs", "on_ray")
 MARK = "THORNBACK_TEST_CLUSTER"
 """Variable that every process of the session's cluster inherits."""
 

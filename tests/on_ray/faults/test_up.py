@@ -67,6 +67,15 @@ def neighbour() -> Iterator[RunningCluster]:
     shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture
+def _heeding_ctrl_c() -> Iterator[None]:
+    """What a shell runs in the background ignores Ctrl-C, and so does all that it starts."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("_heeding_ctrl_c")
 def test_ctrl_c_ends_all_that_up_started_and_nothing_of_another_cluster(
     hurt: HurtCluster, neighbour: RunningCluster
 ) -> None:
@@ -81,13 +90,16 @@ def test_ctrl_c_ends_all_that_up_started_and_nothing_of_another_cluster(
             stderr=subprocess.STDOUT,
         ) as up,
     ):
-        wait_for(lambda: "is ready: " in said.read_text("utf-8"), up)
-        listed = neighbour.thornback("tools", "--url", neighbour.url)
-        assert "text_stats" in listed.stdout, listed.stderr
-        wait_for(lambda: "tools/list  ok" in said.read_text("utf-8"), up)
-        assert len(neighbour.processes()) > 10
-        up.send_signal(signal.SIGINT)
-        assert up.wait(DOWN_TIMEOUT_S) == 0, said.read_text("utf-8")
+        try:
+            wait_for(lambda: "is ready: " in said.read_text("utf-8"), up)
+            listed = neighbour.thornback("tools", "--url", neighbour.url)
+            assert "text_stats" in listed.stdout, listed.stderr
+            wait_for(lambda: "tools/list  ok" in said.read_text("utf-8"), up)
+            assert len(neighbour.processes()) > 10
+        finally:
+            up.send_signal(signal.SIGINT)
+            ended = up.wait(DOWN_TIMEOUT_S)
+        assert ended == 0, said.read_text("utf-8")
     assert [process.name() for process in neighbour.processes()] == []
     assert lasting(hurt) == before
 

@@ -162,17 +162,22 @@ def test_the_foreground_shows_each_call_and_what_tools_say_until_the_cluster_end
     traceback = "Traceback (most recent call last):"
     logs = home / "ray" / "session_latest" / "logs"
 
+    def say(pool: str, line: str) -> None:
+        with (logs / f"worker-{pool}.out").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
     def meanwhile(seconds: float) -> None:
-        for pool, line in (("gateway", json.dumps(record)), ("text", traceback)):
-            with (logs / f"worker-{pool}.out").open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        say("gateway", json.dumps(record))
+        say("text", traceback)
         cluster = find_cluster("mine")
         assert cluster is not None
         remove_cluster_file(cluster)
 
     monkeypatch.setattr(cli_logs.time, "sleep", meanwhile)
+    say("text", "said before anybody looked")
     code, output = upped()
     assert code == 0
+    assert "\ntext  said before anybody looked\n" in output
     assert re.search(r"^gateway  \S+  echo  ok  3 ms$", output, re.MULTILINE)
     assert f"\ntext  {traceback}\n" in output
     assert output.endswith("mine was ended from elsewhere\n")

@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def said(folder: Path, pool: str | None, tail: int = 20) -> set[tuple[str, str]]:
+def said(folder: Path, pool: str | None, tail: int | None = 20) -> set[tuple[str, str]]:
     lines = lines_of(folder, NAMESPACE, pool, tail=tail, follow=lambda: False)
     return {(file.pool, line) for file, line in lines}
 
@@ -49,6 +49,10 @@ def test_a_pool_shows_what_it_printed_and_what_it_logged(folder: Path) -> None:
 
 def test_the_tail_is_whole_lines_without_rays_marks(folder: Path) -> None:
     assert said(folder, "text", tail=2) == {("text", "two"), ("text", "three")}
+
+
+def test_without_a_tail_all_that_was_said_is_shown(folder: Path) -> None:
+    assert said(folder, "text", tail=None) == {("text", line) for line in ("one", "two", "three")}
 
 
 def test_following_shows_what_comes_and_new_files_whole(
