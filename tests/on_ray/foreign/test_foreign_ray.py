@@ -66,11 +66,11 @@ class ForeignRay(RunningCluster):
                 self._deploy_theirs()
                 yield
             finally:
-                head.terminate()
-                head.wait(60)
+                # Asked to end, this Ray would take half a minute, in which nothing is looked at.
                 for process in (left := self.processes()):
                     process.kill()
                 psutil.wait_procs(left, 10)
+                head.wait(10)
 
     def _deploy_theirs(self) -> None:
         document = {
