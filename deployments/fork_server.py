@@ -74,9 +74,8 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Asked(NamedTuple):
-    """A request, its standard streams, and where the answer goes."""
+    """A request, and the worker's standard streams."""
 
-    connection: socket.socket
     streams: tuple[int, int, int]
     request: Request
 
@@ -123,11 +122,12 @@ def main() -> None:
     gc.freeze()  # a collection would write to the pages that copies share
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # copies that end leave nothing behind
     _say(f"ready after {time.monotonic() - began_s:.1f} s")
-    asked = _next_copy(listener, raylet)
-    if asked is not None:
+    request = _next_copy(listener, raylet)
+    if request is not None:
         listener.close()
         os.close(raylet)
-        _become(asked)
+        _tell_libraries()
+        runpy.run_path(request.command[0], run_name="__main__")
 
 
 def _say(text: str) -> None:
@@ -135,8 +135,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _next_copy(listener: socket.socket, raylet: int) -> Asked | None:
-    """Answer workers. Returns in each copy with what it is to become; None: the raylet ended."""
+def _next_copy(listener: socket.socket, raylet: int) -> Request | None:
+    """Answer workers. Returns in each copy, with what it is now; None: the raylet ended."""
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     poll.register(raylet, select.POLLIN)
@@ -153,8 +153,10 @@ def _next_copy(listener: socket.socket, raylet: int) -> Asked | None:
             if reason := why_not(asked.request, os.environ, sys.prefix):
                 _say(f"a worker starts by itself: {reason}")
             elif os.fork() == 0:
+                _become(asked)
+                # Not sooner: where that failed the worker must go on by itself.
                 connection.sendall(FORKED)
-                return asked
+                return asked.request
             for stream in asked.streams:
                 os.close(stream)
 
@@ -176,11 +178,11 @@ def _receive(connection: socket.socket) -> Asked:
         left -= len(part)
     request = msgspec.json.decode(b"".join(parts), type=Request)
     stdin, stdout, stderr = streams
-    return Asked(connection, (stdin, stdout, stderr), request)
+    return Asked((stdin, stdout, stderr), request)
 
 
 def _become(asked: Asked) -> None:
-    """Run the worker's program, as a Python would that was started for it."""
+    """Be as a Python that was started for the worker's program."""
     request = asked.request
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
@@ -196,8 +198,6 @@ def _become(asked: Asked) -> None:
     sys.argv[:] = request.command
     sys.path[:] = path_of(script, os.environ.get("PYTHONPATH", ""), sys.path, own_python_path)
     importlib.invalidate_caches()
-    _tell_libraries()
-    runpy.run_path(script, run_name="__main__")
 
 
 # --- what a library must be told, or kept from ----------------------------------------------------
