@@ -273,7 +273,7 @@ def load_config(path: Path) -> ClusterConfig:
 
 
 def read_yaml(path: Path) -> Any:
-    """The document of a YAML file, where a key given twice is an error.
+    """The document of a YAML file, where a key given twice is an error; `<<` merges.
 
     Raises:
         ConfigError: if the file cannot be read or is not YAML; names the file and the line.
@@ -286,6 +286,10 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: not UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply, or in itself") from error
+    except ValueError as error:  # a date that the calendar does not have
+        raise ConfigError(f"{path}: a value cannot be read: {error}") from error
 
 
 def parse_config(document: Mapping[str, Any], origin: str, base_dir: Path) -> ClusterConfig:
@@ -381,22 +385,39 @@ def _resolve(value: Any, base_dir: Path, path: str) -> Any:
 class _StrictLoader(yaml.SafeLoader):
     """YAML where a key given twice is an error, not the last one's win."""
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._flattened: set[yaml.MappingNode] = set()
 
-def _mapping_without_doubles(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is given twice", key_node.start_mark
-            )
-        seen.add(key)
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put what `<<` names in its place. Before that the keys are as the file has them: later
+        one of the mapping's own may stand beside the merged one that it replaces."""
+        if node not in self._flattened:
+            self._flattened.add(node)
+            self._refuse_doubles(node)
+        super().flatten_mapping(node)
+
+    def _refuse_doubles(self, node: yaml.MappingNode) -> None:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            is_merge = key_node.tag == "tag:yaml.org,2002:merge"
+            key = "<<" if is_merge else self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict | set):
+                raise _error_at(key_node, "a key is a list or a mapping")
+            if key in seen:
+                raise _error_at(key_node, f"key {key!r} is given twice")
+            seen.add(key)
+
+
+def _error_at(node: yaml.Node, problem: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-_StrictLoader.add_constructor(
-    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_doubles
-)
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def _one_line(error: yaml.YAMLError) -> str:
