@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thornback.cluster.errors import ConfigError
-from thornback.deployments.cli_output import EXIT_SAID_NO, JsonOption, hint, print_json, print_table
+from thornback.deployments.cli_output import EXIT_USAGE, JsonOption, hint, print_json, print_table
 
 if TYPE_CHECKING:
     from thornback.cluster.config import ClusterConfig
@@ -88,7 +88,7 @@ def validate(
     """Check a config file: every problem with its path and the nearest valid key.
 
     Imports the tool modules, where they can be imported here, and warns of what models will not
-    read well. Exits with 1 where there is a problem; a warning is none.
+    read well. Exits with 2 where there is a problem; a warning is none.
 
     Example: thornback validate cluster.yaml
     """
@@ -99,7 +99,7 @@ def validate(
         if not as_json:
             raise
         print_json({"valid": False, "problems": str(error).splitlines(), "warnings": []})
-        raise typer.Exit(EXIT_SAID_NO) from error
+        raise typer.Exit(EXIT_USAGE) from error
     from thornback.deployments.modules_here import tools_here, warnings_of
 
     warnings = warnings_of(found, tools_here(found))

@@ -76,14 +76,18 @@ def key_of(key_file: Path | None) -> str | None:
     """The bearer key to send, None for none.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or what is there is no key.
     """
     if key_file is None:
-        return os.environ.get(KEY_VARIABLE, "").strip() or None
-    try:
-        return key_file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{key_file}: the key cannot be read") from error
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+    else:
+        try:
+            key = key_file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{key_file}: the key cannot be read") from error
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{key_file or KEY_VARIABLE}: a key is one line of ASCII; this is none")
+    return key or None
 
 
 def _answers(url: str) -> bool:

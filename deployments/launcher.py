@@ -26,7 +26,7 @@ import msgspec
 
 from thornback.cluster.catalog import encode_entry
 from thornback.cluster.config import ClusterConfig
-from thornback.cluster.errors import ClusterNotRunning, LaunchError
+from thornback.cluster.errors import ClusterNotRunning, ConfigError, LaunchError
 from thornback.deployments.apply import (
     all_as_wanted,
     apply_applications,
@@ -89,8 +89,13 @@ def only_one(config: ClusterConfig) -> Iterator[None]:
 
     Raises:
         LaunchError: if another is at work.
+        ConfigError: if the state directory cannot be made.
     """
-    make_private_dir(config.state_path)
+    try:
+        make_private_dir(config.state_path)
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(f"state_dir: {config.state_path}: {why}") from error
     with (config.state_path / "up.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -57,6 +57,13 @@ def test_nothing_runs_is_exit_code_3(command: str, home: Path) -> None:
     assert run(command, str(path)) == (3, "thornback: mine does not run\n")
 
 
+def test_a_state_directory_that_cannot_be_made_is_one_line(home: Path) -> None:
+    path = home / "c.yaml"
+    path.write_text(f"{CONFIG}state_dir: c.yaml/state\n", "utf-8")
+    expected = f"thornback: state_dir: {path}/state: Not a directory\n"
+    assert run("up", str(path)) == (2, expected)
+
+
 def test_a_dead_cluster_is_told_as_not_running_in_json_too(home: Path) -> None:
     leave_cluster(home)
     code, output = run("status", "mine", "--json")
@@ -73,12 +80,12 @@ def test_a_bad_config_starts_nothing_and_names_its_keys(home: Path) -> None:
     path = home / "c.yaml"
     path.write_text(CONFIG + "gatway: {}\n", "utf-8")
     code, output = run("up", str(path))
-    assert (code, output) == (1, "thornback: c.yaml: gatway: unknown key; did you mean gateway?\n")
+    assert (code, output) == (2, "thornback: c.yaml: gatway: unknown key; did you mean gateway?\n")
     assert not (home / "state").exists()
 
 
 def test_a_config_that_is_no_file_is_named(home: Path) -> None:
-    assert run("down", "nowhere.yaml")[0] == 1
+    assert run("down", "nowhere.yaml")[0] == 2
 
 
 def test_a_cluster_that_another_up_started_meanwhile_is_not_ours_to_end(home: Path) -> None:

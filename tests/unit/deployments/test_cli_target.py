@@ -47,6 +47,18 @@ def test_a_named_cluster_is_taken_whether_it_answers_or_not(home: Path) -> None:
     assert url_of(None, "dead") == dead
 
 
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("one\ntwo", "utf-8")
+    with pytest.raises(ConfigError, match=f"^{file}: a key is one line of ASCII; this is none$"):
+        key_of(file)
+    monkeypatch.setenv("THORNBACK_KEY", "ключ")
+    with pytest.raises(ConfigError, match=r"^THORNBACK_KEY: a key is one line of ASCII"):
+        key_of(None)
+
+
 def test_a_url_needs_no_pointer() -> None:
     assert url_of("http://far.example/mcp", None) == "http://far.example/mcp"
 
