@@ -26,6 +26,7 @@ from thornback.deployments.http_edge import (
     Receive,
     Scope,
     drain,
+    ending,
     next_piece,
 )
 from thornback.deployments.mcp_endpoint import Catalogs, caller_of
@@ -71,7 +72,7 @@ class ContentEndpoint:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = scope["method"]
+        method, receive = scope["method"], ending(receive)
         with recorded(self._clock, self._gateway) as record:
             record.method, record.name = f"resources {method}", scope["path"]
             try:

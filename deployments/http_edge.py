@@ -222,6 +222,23 @@ async def next_piece(receive: Receive, clock: Clock, latest: float) -> tuple[byt
     return message.get("body", b""), message.get("more_body", False)
 
 
+def ending(receive: Receive) -> Receive:
+    """A `receive` that says once more that the body is at its end, where ASGI's would wait for the
+    client to leave: it may be drained by who does not know how far it was read."""
+    end: Mapping[str, Any] | None = None
+
+    async def next_message() -> Mapping[str, Any]:
+        nonlocal end
+        if end is not None:
+            return end
+        message = await receive()
+        if not message.get("more_body", False):
+            end = {"type": message["type"]}
+        return message
+
+    return next_message
+
+
 async def drain(receive: Receive, size: int = 0) -> None:
     """Read what is left of a body and forget it, up to `MAX_DRAINED_BYTES` and a few seconds."""
     try:
