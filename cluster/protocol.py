@@ -257,8 +257,8 @@ def rpc_error(error: ThornbackError) -> RpcError:
     headers: dict[str, str] = {}
     if isinstance(error, HttpRefusal):
         status, headers = error.status, dict(error.headers)
-    elif isinstance(error, Unavailable) and status == 503:
-        headers = {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    elif status == 503 and (retry_after_s := _retry_after_s(error)) is not None:
+        headers = {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
     return RpcError(number, str(error), _data_of(error), status, headers)
 
 
@@ -280,13 +280,17 @@ def is_result(error: ThornbackError) -> bool:
 def error_result(error: ThornbackError) -> dict[str, Any]:
     """A `CallToolResult` with `isError`, for what `is_result`."""
     said: dict[str, Any] = {"code": error.code}
-    if isinstance(error, Unavailable):
-        said["retryAfterS"] = error.retry_after_s
+    if (retry_after_s := _retry_after_s(error)) is not None:
+        said["retryAfterS"] = retry_after_s
     return {
         "content": [{"type": "text", "text": str(error) or "The tool failed"}],
         "isError": True,
         "_meta": {ERROR_META: said},
     }
+
+
+def _retry_after_s(error: ThornbackError) -> float | None:
+    return error.retry_after_s if isinstance(error, Unavailable) else None
 
 
 def _data_of(error: ThornbackError) -> dict[str, Any]:
@@ -298,7 +302,7 @@ def _data_of(error: ThornbackError) -> dict[str, Any]:
             data["requiredCapabilities"] = error.required
         case UnsupportedVersion():
             data |= {"supported": error.supported, "requested": error.requested}
-        case Unavailable():
+        case Unavailable() if error.retry_after_s is not None:
             data["retryAfterS"] = error.retry_after_s
         case InvalidParams() if error.reason:
             data["reason"] = error.reason
