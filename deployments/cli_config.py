@@ -81,6 +81,23 @@ def _check_whole(config: ClusterConfig) -> None:
         raise ConfigError("\n".join(wrong))
 
 
+def _absent_datasets(config: ClusterConfig) -> list[str]:
+    """A line for each dataset that has no file on this machine; the hosts' may have some."""
+    from thornback.deployments.serve_config import datasets
+    from thornback.tools.datasets import resolve
+
+    lines = []
+    for name, reference in datasets(config).items():
+        try:
+            here = any(path.is_file() for path in resolve(reference))
+            why = "" if here else "no file on this machine has this path"
+        except ValueError as error:
+            why = str(error).removeprefix(f"{reference}: ")
+        if why:
+            lines.append(f"datasets.{name}: {config.datasets[name]}: {why}")
+    return lines
+
+
 def validate(
     config_name: ConfigArgument = DEFAULT_CONFIG,
     as_json: JsonOption = False,
@@ -102,7 +119,7 @@ def validate(
         raise typer.Exit(EXIT_USAGE) from error
     from thornback.deployments.modules_here import tools_here, warnings_of
 
-    warnings = warnings_of(found, tools_here(found))
+    warnings = [*_absent_datasets(found), *warnings_of(found, tools_here(found))]
     if as_json:
         print_json({"valid": True, "problems": [], "warnings": warnings})
     else:

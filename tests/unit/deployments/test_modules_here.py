@@ -65,6 +65,21 @@ def test_settings_of_a_tool_that_nobody_declares_are_a_warning(config: Path) -> 
     assert expected in validated(config)[1]
 
 
+def test_a_dataset_that_has_no_file_here_is_a_warning(config: Path) -> None:
+    (config.parent / "here.csv").write_text("x\n1\n", "utf-8")
+    text = (
+        'datasets: {h: here.csv, x: nothere/*.csv, y: "package:nopkg/x.csv", z: "http://a/b.csv"}\n'
+    )
+    config.write_text(config.read_text("utf-8") + text, "utf-8")
+    code, warnings = validated(config)
+    assert code == 0
+    assert [line for line in warnings if line.startswith("datasets.")] == [
+        "datasets.x: nothere/*.csv: no file on this machine has this path",
+        "datasets.y: package:nopkg/x.csv: no package 'nopkg' is installed",
+        "datasets.z: http://a/b.csv: no file on this machine has this path",
+    ]
+
+
 def test_the_shipped_tools_give_no_warning() -> None:
     done = CliRunner().invoke(app, ["validate", "local", "--json"])
     assert json.loads(done.stdout) == {"valid": True, "problems": [], "warnings": []}
