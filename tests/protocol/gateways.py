@@ -273,7 +273,13 @@ class Client:
             merged = {**usual, **(headers or {})}
             headers = [(name, value) for name, value in merged.items() if value is not None]
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-        scope = {"type": "http", "method": method, "path": path, "headers": raw}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": b"",
+            "headers": raw,
+        }
         return Exchange(self.app, scope, body, more_body)
 
     async def send(self, body: bytes, headers: Any = None, **options: Any) -> Answered:
