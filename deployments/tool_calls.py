@@ -151,9 +151,15 @@ def input_required(
 
 
 def requested_version(meta: Mapping[str, Any]) -> str | None:
-    """The version of the tool that a request's `_meta` names, if it names one."""
+    """The version of the tool that a request's `_meta` names, if it names one.
+
+    Raises:
+        InvalidParams: if what it names is no text.
+    """
     version = meta.get(VERSION_META)
-    return version if isinstance(version, str) else None
+    if version is not None and not isinstance(version, str):
+        raise InvalidParams(f"_meta {VERSION_META} is not a string")
+    return version
 
 
 class Reporter:
