@@ -203,16 +203,28 @@ class ClusterConfig(ConfigModel):
                 seen[module] = pool
         if both := sorted(set(self.modules) & seen.keys()):
             raise ValueError(f"modules and pools.{seen[both[0]]} both name {both[0]}")
-        if ANONYMOUS in self.principals:
-            raise ValueError(
-                f"principals.{ANONYMOUS}: is what everybody is called where there are no principals"
-            )
         if not self.principals and not self.gateway.allow_anonymous and not self.loopback_only:
             raise ValueError(
                 f"gateway.host {self.gateway.host} is not loopback and there are no principals: "
                 "everybody could call every tool. Add principals (`thornback keys new NAME`), "
                 "listen on 127.0.0.1, or write gateway.allow_anonymous: true"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _callers(self) -> ClusterConfig:
+        if ANONYMOUS in self.principals:
+            raise ValueError(
+                f"principals.{ANONYMOUS}: is what everybody is called where there are no principals"
+            )
+        owners: dict[str, str] = {}
+        for name, caller in self.principals.items():
+            owner = owners.setdefault(caller.key_sha256, name)
+            if owner != name:
+                raise ValueError(
+                    f"principals.{owner} and principals.{name} have the same key_sha256: who of "
+                    "them calls could not be told"
+                )
         return self
 
     @property

@@ -188,13 +188,16 @@ def new(
     from pydantic import TypeAdapter, ValidationError
 
     from thornback.cluster.config import Name
-    from thornback.cluster.principals import key_hash, new_key
+    from thornback.cluster.principals import ANONYMOUS, key_hash, new_key
 
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError as error:
         message = "1 to 40 of a-z, 0-9 and -, with a letter or digit at both ends"
         raise typer.BadParameter(message, param_hint="NAME") from error
+    if name == ANONYMOUS:
+        message = f"{name} is what everybody is called where there are no principals"
+        raise typer.BadParameter(message, param_hint="NAME")
     key = new_key()
     entry = {"key_sha256": key_hash(key), "tools": tools or ["*"]}
     if as_json:

@@ -114,6 +114,12 @@ def test_no_caller_can_own_what_everybody_put_while_there_were_no_callers(tmp_pa
     assert "principals.anonymous: is what everybody is called" in refusal(tmp_path, POOL + callers)
 
 
+def test_a_key_names_one_caller(tmp_path: Path) -> None:
+    same = f"{{key_sha256: '{'0' * 64}'}}"
+    told = refusal(tmp_path, POOL + f"principals: {{ann: {same}, bob: {same}}}\n")
+    assert "principals.ann and principals.bob have the same key_sha256" in told
+
+
 def test_references_bring_secrets_and_a_missing_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

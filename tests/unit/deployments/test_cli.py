@@ -191,6 +191,12 @@ def test_a_new_key_fits_the_lines_for_the_config(run: Run) -> None:
     assert entry == {"key_sha256": key_hash(made["key"]), "tools": ["sql_*"]}
 
 
+@pytest.mark.parametrize("name", ["anonymous", "Not_A_Name"])
+def test_no_key_is_made_for_a_name_that_no_config_takes(run: Run, name: str) -> None:
+    done = run("keys", "new", name)
+    assert (done.exit_code, done.stdout) == (2, "")
+
+
 def test_every_problem_of_a_config_is_listed(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("gatway: {}\npools: {p: {tools: [x], num_replica: 2}}\n")
     done = run("validate", str(tmp_path / "bad.yaml"))
