@@ -2,9 +2,12 @@ import itertools
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from thornback.deployments import cli_logs
+from thornback.deployments.cli import app
 from thornback.deployments.cli_logs import access_part, is_of_serve, lines_of, log_files
+from thornback.deployments.cluster_file import ClusterFile
 
 NAMESPACE = "thornback.lab"
 
@@ -94,3 +97,27 @@ def test_news_of_serve_are_told_from_what_tools_say() -> None:
 def test_an_access_record_is_found_behind_a_formatters_prefix() -> None:
     assert access_part('INFO 2026-11-23 gateway -- {"time":1.5,"x":1}') == '{"time":1.5,"x":1}'
     assert access_part("plain") == "plain"
+
+
+def test_a_pool_that_is_not_there_is_named_with_those_that_are(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs_folder = tmp_path / "session_latest" / "logs"
+    logs_folder.mkdir(parents=True)
+    for file in folder.glob("worker-*"):
+        file.rename(logs_folder / file.name)
+    cluster = ClusterFile(
+        name="lab",
+        url="http://127.0.0.1:1/mcp",
+        address="127.0.0.1:1",
+        dashboard_url="http://127.0.0.1:1",
+        namespace=NAMESPACE,
+        state_dir=str(tmp_path),
+        temp_dir=str(tmp_path),
+        applications=[f"{NAMESPACE}.idle"],
+    )
+    monkeypatch.setattr(cli_logs, "cluster_here", lambda name: cluster)
+    done = CliRunner().invoke(app, ["logs", "sqll"])
+    expected = "thornback: lab has no pool sqll; there are idle, sql, text\n"
+    assert (done.exit_code, done.output) == (2, expected)
+    assert CliRunner().invoke(app, ["logs", "idle"]).exit_code == 0
