@@ -19,6 +19,7 @@ from tests.conftest import THORNBACK, UP_TIMEOUT_S, RunningCluster, free_port
 from tests.on_ray.faults.hurt_cluster import HurtCluster
 
 DOWN_TIMEOUT_S = 60
+KEPT_URI = "doc://kept"
 
 
 def test_ray_hands_out_what_the_config_gives_it(hurt: HurtCluster) -> None:
@@ -76,11 +77,12 @@ def _heeding_ctrl_c() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_heeding_ctrl_c")
-def test_ctrl_c_ends_all_that_up_started_and_nothing_of_another_cluster(
+def test_ctrl_c_ends_what_up_started_and_nothing_else_and_what_was_put_is_there_again(
     hurt: HurtCluster, neighbour: RunningCluster
 ) -> None:
     before = lasting(hurt)
-    said = neighbour.home / "said"
+    said, kept = neighbour.home / "said", neighbour.home / "kept.txt"
+    kept.write_text("what was put stays", "utf-8")
     with (
         said.open("w") as output,
         subprocess.Popen(
@@ -95,6 +97,10 @@ def test_ctrl_c_ends_all_that_up_started_and_nothing_of_another_cluster(
             listed = neighbour.thornback("tools", "--url", neighbour.url)
             assert "text_stats" in listed.stdout, listed.stderr
             wait_for(lambda: "tools/list  ok" in said.read_text("utf-8"), up)
+            put = neighbour.thornback(
+                *("resources", "put", str(kept), "--uri", KEPT_URI, "--url", neighbour.url)
+            )
+            assert put.stdout.strip() == KEPT_URI, put.stderr
             assert len(neighbour.processes()) > 10
         finally:
             up.send_signal(signal.SIGINT)
@@ -102,6 +108,19 @@ def test_ctrl_c_ends_all_that_up_started_and_nothing_of_another_cluster(
         assert ended == 0, said.read_text("utf-8")
     assert [process.name() for process in neighbour.processes()] == []
     assert lasting(hurt) == before
+    for _ in range(2):
+        assert again_with_what_was_put(neighbour) == kept.read_text("utf-8")
+
+
+def again_with_what_was_put(neighbour: RunningCluster) -> str:
+    """Bring the cluster up, read what was put before, and kill all of it."""
+    up = neighbour.thornback("up", str(neighbour.config), "--detach", timeout_s=UP_TIMEOUT_S)
+    assert up.returncode == 0, up.stdout + up.stderr
+    got = neighbour.thornback("resources", "get", KEPT_URI, "--url", neighbour.url)
+    for process in (killed := neighbour.processes()):
+        process.kill()
+    psutil.wait_procs(killed, 10)
+    return got.stdout
 
 
 def lasting(hurt: HurtCluster) -> set[int]:
