@@ -9,11 +9,13 @@ what happens, and what is undone when it fails.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,7 @@ import msgspec
 
 from thornback.cluster.catalog import encode_entry
 from thornback.cluster.config import ClusterConfig
-from thornback.cluster.errors import ClusterNotRunning, ConfigError, LaunchError
+from thornback.cluster.errors import ClusterNotRunning, ConfigError, LaunchError, shown
 from thornback.deployments.apply import (
     all_as_wanted,
     apply_applications,
@@ -45,7 +47,7 @@ from thornback.deployments.example_call import example_call
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.packages import Asked
 from thornback.deployments.pool_news import PoolNews, failure_of, pool_news
-from thornback.deployments.ports import is_free, listener_of
+from thornback.deployments.ports import listen_error, listener_of
 from thornback.deployments.private_files import make_private_dir
 from thornback.deployments.ray_driver import announce, join, leave, token_file
 from thornback.deployments.ray_failures import in_words
@@ -158,7 +160,7 @@ def _start(
     paths = paths_of(config)
     if left := stop_processes(paths.temp_dir, {}):
         tell(f"ended {left} processes that an earlier cluster left behind")
-    _refuse_taken_port(config)
+    _refuse_address(config)
     tell("starting Ray")
     starting = start_head(config)
     cluster = ClusterFile(
@@ -203,10 +205,20 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)  # None: set in C
 
 
-def _refuse_taken_port(config: ClusterConfig) -> None:
+def _refuse_address(config: ClusterConfig) -> None:
     gateway = config.gateway
-    if is_free(gateway.port, gateway.host):
+    error = listen_error(gateway.port, gateway.host)
+    if error is None:
         return
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        raise LaunchError(
+            f"gateway.host {shown(gateway.host)} is no address of this machine: {error.strerror}"
+        )
+    if error.errno != errno.EADDRINUSE:
+        raise LaunchError(
+            f"cannot listen on {gateway.host} port {gateway.port}: {error.strerror}; choose "
+            "another gateway.host or gateway.port in the config"
+        )
     holder = listener_of(gateway.port)
     who = f" by {holder.name()} (pid {holder.pid})" if holder else ""
     raise LaunchError(

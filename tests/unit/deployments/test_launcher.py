@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from thornback.deployments.cluster_file import (
 )
 from thornback.deployments.environment import paths_of
 from thornback.deployments.launcher import applied_digest, bring_down, bring_up, only_one
-from thornback.deployments.ports import is_free, listener_of
+from thornback.deployments.ports import is_free, listen_error, listener_of
 from thornback.deployments.private_files import make_private_dir, write_private
 from thornback.deployments.ray_process import answers, our_processes, stop_processes
 from thornback.deployments.serve_config import plan_pool
@@ -136,6 +137,38 @@ def test_a_taken_port_is_told_with_who_has_it(tmp_path: Path, config: ClusterCon
     assert is_free(port, "127.0.0.1")
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "not known"), "gateway.host h is no address of this"),
+        (OSError(errno.EADDRNOTAVAIL, "cannot assign"), "gateway.host h is no address of this"),
+        (PermissionError(errno.EACCES, "denied"), "cannot listen on h port 8000: denied"),
+        (
+            TypeError("encoding of hostname failed"),
+            "gateway.host h is no address of this machine: not a",
+        ),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on_is_not_called_a_taken_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def bind(*_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    gateway = {"host": "h", "allow_anonymous": True}
+    document = {"gateway": gateway, "pools": {"p": {"tools": ["m"]}}}
+    with pytest.raises(LaunchError, match=f"^{told}"):
+        launcher._refuse_address(parse_config(document, "test", tmp_path))
+
+
+def test_an_address_of_another_machine_is_told_as_one() -> None:
+    error = listen_error(8000, "192.0.2.7")  # RFC 5737: nobody's
+    assert error is not None
+    assert error.errno == errno.EADDRNOTAVAIL
+
+
 def test_what_an_up_that_was_killed_half_way_left_is_not_joined(
     tmp_path: Path, config: ClusterConfig
 ) -> None:
@@ -197,7 +230,7 @@ def test_an_up_that_is_interrupted_leaves_nothing(
         ended.append(temp_dir)
         return 0
 
-    monkeypatch.setattr(launcher, "_refuse_taken_port", lambda config: None)
+    monkeypatch.setattr(launcher, "_refuse_address", lambda config: None)
     monkeypatch.setattr(launcher, "start_head", lambda config: Interrupted())
     monkeypatch.setattr(launcher, "announce", known.append)
     monkeypatch.setattr(launcher, "import_serve", lambda: known.append(cluster_of(config)))
