@@ -119,12 +119,18 @@ def validate(
         raise typer.Exit(EXIT_USAGE) from error
     from thornback.deployments.modules_here import tools_here, warnings_of
 
-    warnings = [*_absent_datasets(found), *warnings_of(found, tools_here(found))]
+    here = tools_here(found)
+    warnings = [*_absent_datasets(found), *warnings_of(found, here)]
     if as_json:
-        print_json({"valid": True, "problems": [], "warnings": warnings})
+        print_json({"valid": not here.broken, "problems": here.broken, "warnings": warnings})
     else:
         for line in warnings:
             hint(f"warning: {line}")
+    if here.broken and not as_json:
+        raise ConfigError("\n".join(here.broken))
+    if here.broken:
+        raise typer.Exit(EXIT_USAGE)
+    if not as_json:
         pools = len(found.pools) + len(found.modules)
         hint(f"{config_path(config_name)} is valid: cluster {found.name}, {pools} pools or modules")
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import yaml
 
 from thornback.cluster.catalog import ToolSpec
@@ -86,10 +87,11 @@ def _declaration_of(config: ClusterConfig, tool: str) -> ToolSpec:
     found = tools_here(config)
     for pool, one in found.tools:
         if one.name == tool:
-            return one.spec(pool)
+            return msgspec.structs.replace(one, pool=pool)
     causes = "".join(
         f"\n{module} cannot be imported: {why}" for module, why in found.unseen.items()
     )
+    causes += "".join(f"\n{line}" for line in found.broken)
     near = nearest(tool, (one.name for _, one in found.tools))
     hint = f"; did you mean {near}?" if near else ""
     raise ConfigError(f"no module of this config declares a tool called {tool}{hint}{causes}")

@@ -1,7 +1,6 @@
 """Every block of the README and of the guides runs, in the order of the page."""
 
 import re
-import sys
 import tomllib
 from pathlib import Path
 
@@ -44,13 +43,12 @@ def test_what_the_first_command_brings_up_is_a_shipped_config() -> None:
 
 
 def test_the_first_tool_has_seven_lines_and_validate_has_nothing_to_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     for name in ("my_tools.py", "mine.yaml"):
         (tmp_path / name).write_text(readme_block(name).text, "utf-8")
     config = load_config(tmp_path / "mine.yaml")
     found = tools_here(config)
-    monkeypatch.delitem(sys.modules, "my_tools")
     assert [tool.name for _, tool in found.tools] == ["reverse"]
     assert warnings_of(config, found) == []
     written = [line for line in readme_block("my_tools.py").text.splitlines() if line.strip()]
