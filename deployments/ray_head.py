@@ -55,9 +55,6 @@ def start(options: HeadOptions) -> dict[str, int]:
         if process_type == ray_constants.PROCESS_TYPE_DASHBOARD:
             # The raylet gives its agents 15 s to start, and all of them start at the same time.
             psutil.Process(info.process.pid).nice(DASHBOARD_NICENESS)
-        if process_type == ray_constants.PROCESS_TYPE_RAYLET:
-            log = Path(options.temp_dir, f"{FORK_SERVER}.log")
-            pids[FORK_SERVER] = _start_fork_server(to_fork_server, info.process.pid, log)
         return info
 
     services.start_ray_process = start_and_note
@@ -86,6 +83,10 @@ def start(options: HeadOptions) -> dict[str, int]:
     node.Node(
         parameter.RayParams(**parameters), head=True, shutdown_at_exit=False, spawn_reaper=False
     )
+    # Not sooner: its imports would take the CPU from the raylet's agents, which have 15 s to start.
+    log = Path(options.temp_dir, f"{FORK_SERVER}.log")
+    raylet = pids[ray_constants.PROCESS_TYPE_RAYLET]
+    pids[FORK_SERVER] = _start_fork_server(to_fork_server, raylet, log)
     return pids
 
 
