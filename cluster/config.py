@@ -7,7 +7,6 @@ does not know by its path and the nearest valid one. What each setting comes to,
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -30,7 +29,12 @@ from pydantic import (
 
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.principals import ANONYMOUS
-from thornback.cluster.serve_options import ConfigModel, DeploymentOptions, RuntimeEnvironment
+from thornback.cluster.serve_options import (
+    ConfigModel,
+    DeploymentOptions,
+    RuntimeEnvironment,
+    did_you_mean,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 """Names of clusters and pools: they become names of actors, applications and files."""
@@ -332,8 +336,8 @@ def misfits(error: ValidationError, model: type[BaseModel]) -> list[str]:
         why = misfit["msg"].removeprefix("Value error, ")
         if misfit["type"] == "extra_forbidden":
             valid = _keys_at(model, location[:-1])
-            near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
-            why = "unknown key" + (f"; did you mean {near[0]}?" if near else "")
+            near = did_you_mean(location[-1], valid)
+            why = f"unknown key{near}"
             if not near and valid:
                 why += f"; valid are {', '.join(sorted(valid))}"
         lines.append(f"{path}: {why}" if path else why)

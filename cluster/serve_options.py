@@ -10,6 +10,7 @@ for a tool host.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -40,14 +41,19 @@ ENVIRONMENT_KEYS = frozenset(
 """What a runtime environment of Ray may hold."""
 
 
+def did_you_mean(key: str, valid: Iterable[str]) -> str:
+    """The end of a line about a key that is unknown: the nearest valid one, or nothing."""
+    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def _environment(value: dict[str, Any]) -> dict[str, Any]:
     """Refuse what Ray would ignore, and what it or Serve would refuse once a cluster runs.
 
     Variables may be secrets, so that no value is repeated.
     """
     for key in value.keys() - ENVIRONMENT_KEYS:
-        near = difflib.get_close_matches(key, ENVIRONMENT_KEYS, n=1, cutoff=0.5)
-        raise ValueError(f"{key} is unknown" + (f"; did you mean {near[0]}?" if near else ""))
+        raise ValueError(f"{key} is unknown{did_you_mean(key, ENVIRONMENT_KEYS)}")
     variables = value.get("env_vars", {})
     if not isinstance(variables, dict):
         raise ValueError("env_vars is not a mapping")

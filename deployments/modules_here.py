@@ -25,9 +25,9 @@ from thornback.cluster.catalog import ToolSpec
 from thornback.cluster.config import ClusterConfig
 from thornback.cluster.errors import shown
 from thornback.cluster.settings import effective_pool
+from thornback.deployments.packages import CAUSE_CHARS
 from thornback.tools.definition import DefinitionError, problems, tools_of
 
-MAX_CAUSE_CHARS = 300
 SAME_CODE = {"env_vars", "config"}
 """Keys of a runtime environment that bring no code into it."""
 _CHILD = "from thornback.deployments.modules_here import look; look()"
@@ -125,7 +125,7 @@ def _look_at(module: str) -> Look:
 
 def _cause_of(error: BaseException) -> str:
     """The error and the last place in the author's code, in one line."""
-    text = shown(f"{type(error).__name__}: {error}".rstrip(": "), MAX_CAUSE_CHARS)
+    text = shown(f"{type(error).__name__}: {error}".rstrip(": "), CAUSE_CHARS)
     tools_room = str(Path(sys.modules[DefinitionError.__module__].__file__ or "").parent)
     frames = [
         frame
