@@ -63,8 +63,7 @@ def neighbour() -> Iterator[RunningCluster]:
     }
     cluster.config.write_text(yaml.safe_dump(config), "utf-8")
     yield cluster
-    for process in cluster.processes():
-        process.kill()
+    cluster.kill()
     shutil.rmtree(home, ignore_errors=True)
 
 
@@ -117,9 +116,7 @@ def again_with_what_was_put(neighbour: RunningCluster) -> str:
     up = neighbour.thornback("up", str(neighbour.config), "--detach", timeout_s=UP_TIMEOUT_S)
     assert up.returncode == 0, up.stdout + up.stderr
     got = neighbour.thornback("resources", "get", KEPT_URI, "--url", neighbour.url)
-    for process in (killed := neighbour.processes()):
-        process.kill()
-    psutil.wait_procs(killed, 10)
+    neighbour.kill()
     return got.stdout
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import yaml
 
@@ -67,9 +66,7 @@ class ForeignRay(RunningCluster):
                 yield
             finally:
                 # Asked to end, this Ray would take half a minute, in which nothing is looked at.
-                for process in (left := self.processes()):
-                    process.kill()
-                psutil.wait_procs(left, 10)
+                self.kill()
                 head.wait(10)
 
     def _deploy_theirs(self) -> None:
