@@ -25,7 +25,7 @@ from ray.runtime_env import RuntimeEnv
 
 from thornback.cluster.catalog import PoolEntry, ToolSpec
 from thornback.cluster.config import ClusterConfig
-from thornback.cluster.errors import ConfigError, shown
+from thornback.cluster.errors import shown
 from thornback.cluster.settings import effective_tool
 from thornback.deployments.module_source import source_of, tools_in_source
 from thornback.deployments.packages import (
@@ -362,23 +362,6 @@ def lacking(ask: Mapping[str, float], nodes: list[Mapping[str, float]]) -> str |
     asked = ", ".join(f"{name} {amount:g}" for name, amount in ask.items() if name in short)
     available = ", ".join(f"{name} {amount:g}" for name, amount in short.items())
     return f"asks for {asked}; the largest node has {available}"
-
-
-def refuse_doubled(pools: Mapping[str, list[ToolSpec]]) -> None:
-    """Refuse two pools that offer the same version of a tool.
-
-    Raises:
-        ConfigError: naming both pools.
-    """
-    owners: dict[str, str] = {}
-    for pool, tools in pools.items():
-        for spec in tools:
-            owner = owners.setdefault(spec.key, pool)
-            if owner != pool:
-                raise ConfigError(
-                    f"pools {owner} and {pool} both offer {spec.name} {spec.version}; "
-                    "two pools may offer one tool only at different versions"
-                )
 
 
 def node_resources() -> list[Mapping[str, float]]:

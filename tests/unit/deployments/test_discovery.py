@@ -9,7 +9,6 @@ from ray.exceptions import GetTimeoutError, RuntimeEnvSetupError, WorkerCrashedE
 
 from thornback.cluster.catalog import ToolSpec, content_hash_of
 from thornback.cluster.config import ClusterConfig, PoolConfig, parse_config
-from thornback.cluster.errors import ConfigError
 from thornback.deployments import discovery, packages
 from thornback.deployments.discovery import (
     Findings,
@@ -21,7 +20,6 @@ from thornback.deployments.discovery import (
     findings_key,
     import_modules,
     lacking,
-    refuse_doubled,
 )
 from thornback.deployments.module_source import source_of, tools_in_source
 from thornback.deployments.packages import Asked, Packages
@@ -312,12 +310,6 @@ def test_each_tool_version_of_a_loose_module_gets_a_pool(tmp_path: Path) -> None
         [("1.0.0", "a-1-0-0")],
         [("2.0.0", "a-2-0-0")],
     ]
-
-
-def test_the_same_version_in_two_pools_names_both() -> None:
-    refuse_doubled({"one": [spec_of("a")], "two": [spec_of("a", "2.0.0")]})
-    with pytest.raises(ConfigError, match=r"one and two both offer a 1\.0\.0"):
-        refuse_doubled({"one": [spec_of("a")], "two": [spec_of("a")]})
 
 
 def test_what_a_replica_asks_for_is_in_rays_words(tmp_path: Path) -> None:
