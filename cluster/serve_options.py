@@ -9,29 +9,19 @@ for a tool host.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from thornback.cluster.config_model import (
+    NUMBER,
+    ConfigModel,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    StringConstraints,
-    model_validator,
+    did_you_mean,
 )
-
-
-class ConfigModel(BaseModel):
-    """Base of every config model: a misspelt key is an error, and nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
 
 ENVIRONMENT_KEYS = frozenset(
     {"_nsight", "_rocprof_sys", "conda", "config", "container", "env_vars", "excludes",
@@ -39,12 +29,6 @@ ENVIRONMENT_KEYS = frozenset(
      "worker_process_setup_hook", "working_dir"}
 )  # fmt: skip
 """What a runtime environment of Ray may hold."""
-
-
-def did_you_mean(key: str, valid: Iterable[str]) -> str:
-    """The end of a line about a key that is unknown: the nearest valid one, or nothing."""
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _environment(value: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +129,15 @@ class LoggingOptions(ConfigModel):
     additional_log_standard_attrs: list[str] = []
 
 
+def _not_none(value: int) -> int:
+    if value == 0:
+        raise ValueError("0 lets no call wait; -1 lets any number wait")
+    return value
+
+
+QueueLength = Annotated[int, Field(ge=-1), AfterValidator(_not_none), NUMBER]
+
+
 class DeploymentOptions(ConfigModel):
     """Options of one Serve deployment; None leaves Serve's default."""
 
@@ -153,7 +146,7 @@ class DeploymentOptions(ConfigModel):
     autoscaling_config: AutoscalingOptions | None = None
     max_ongoing_requests: PositiveInt = 32
     """Calls that one replica runs at a time."""
-    max_queued_requests: PositiveInt | Literal[-1] = 1000
+    max_queued_requests: QueueLength = 1000
     """Calls that one gateway lets wait for the pool; one more is refused. -1: no limit."""
     ray_actor_options: ActorOptions = ActorOptions()
     placement_group_bundles: list[dict[str, NonNegativeFloat]] | None = None
@@ -161,14 +154,14 @@ class DeploymentOptions(ConfigModel):
         None
     )
     placement_group_bundle_label_selector: list[LabelSelector] | None = None
-    max_replicas_per_node: PositiveInt | None = Field(default=None, le=100)
+    max_replicas_per_node: Annotated[int, Field(gt=0, le=100), NUMBER] | None = None
     graceful_shutdown_wait_loop_s: NonNegativeFloat = 0.2
     graceful_shutdown_timeout_s: NonNegativeFloat = 20
     health_check_period_s: PositiveFloat = 1
     """Seconds between health checks: how soon a dead replica is replaced."""
     health_check_timeout_s: PositiveFloat = 30
     """Seconds that a check may take; long, because a held GIL must not be taken for death."""
-    rolling_update_percentage: PositiveFloat | None = Field(default=None, le=1)
+    rolling_update_percentage: Annotated[float, Field(gt=0, le=1), NUMBER] | None = None
     max_surge_percent: NonNegativeInt = 100
     """New replicas come up before old ones go: a change without a gap."""
     logging_config: LoggingOptions = LoggingOptions()

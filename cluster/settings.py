@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from thornback.cluster.catalog import AccessPolicy, Annotations, CallPolicy, ToolSpec
-from thornback.cluster.config import ClusterConfig, PoolConfig, misfits
+from thornback.cluster.config import ClusterConfig, PoolConfig
+from thornback.cluster.config_model import misfits
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.serve_options import AutoscalingOptions, placement_fault
 
