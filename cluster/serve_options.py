@@ -104,6 +104,13 @@ LabelWish = Annotated[
 LabelSelector = dict[LabelName, LabelWish]
 
 
+def _no_own_key(resources: dict[str, float]) -> dict[str, float]:
+    for name, key in {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}.items():
+        if name in resources:
+            raise ValueError(f"{name} has a key of its own, ray_actor_options.{key}")
+    return resources
+
+
 class ActorOptions(ConfigModel):
     """Serve's `ray_actor_options`: what one replica asks of a node, and its environment."""
 
@@ -112,7 +119,7 @@ class ActorOptions(ConfigModel):
     num_gpus: NonNegativeFloat = 0
     memory: NonNegativeFloat | None = None
     """Bytes, for placement."""
-    resources: dict[str, NonNegativeFloat] = {}
+    resources: Annotated[dict[str, NonNegativeFloat], AfterValidator(_no_own_key)] = {}
     accelerator_type: str | None = None
     label_selector: LabelSelector | None = None
     fallback_strategy: list[dict[Literal["label_selector"], LabelSelector]] | None = None
@@ -162,7 +169,7 @@ class DeploymentOptions(ConfigModel):
     health_check_timeout_s: PositiveFloat = 30
     """Seconds that a check may take; long, because a held GIL must not be taken for death."""
     rolling_update_percentage: Annotated[float, Field(gt=0, le=1), NUMBER] | None = None
-    max_surge_percent: NonNegativeInt = 100
+    max_surge_percent: Annotated[int, Field(ge=0, le=100), NUMBER] = 100
     """New replicas come up before old ones go: a change without a gap."""
     logging_config: LoggingOptions = LoggingOptions()
 
@@ -174,12 +181,27 @@ class DeploymentOptions(ConfigModel):
 
 
 def placement_fault(options: DeploymentOptions) -> str | None:
-    """What Serve refuses of options that are each fine; asked when all layers are laid together."""
+    """What Serve refuses of options that are each fine; asked when all layers are laid together.
+
+    Some of it Serve refuses only when it builds the application, long after it took the document.
+    """
     bundles, labels = options.placement_group_bundles, options.placement_group_bundle_label_selector
-    if bundles is not None and options.max_replicas_per_node is not None:
+    if bundles is None:
+        for key in ("placement_group_strategy", "placement_group_bundle_label_selector"):
+            if getattr(options, key) is not None:
+                return f"{key} needs placement_group_bundles"
+        return None
+    if options.max_replicas_per_node is not None:
         return "max_replicas_per_node and placement_group_bundles exclude each other"
-    if labels is not None and bundles is None:
-        return "placement_group_bundle_label_selector needs placement_group_bundles"
-    if labels is not None and bundles is not None and len(labels) not in (1, len(bundles)):
+    if labels is not None and len(labels) not in (1, len(bundles)):
         return "placement_group_bundle_label_selector has neither one selector nor one a bundle"
+    if not bundles or not all(any(bundle.values()) for bundle in bundles):
+        return "placement_group_bundles has none, or one that asks for nothing"
+    actor = options.ray_actor_options
+    for name, amount in {"CPU": actor.num_cpus, "GPU": actor.num_gpus, **actor.resources}.items():
+        if bundles[0].get(name, 0) < amount:
+            return (
+                f"the first of placement_group_bundles, where a replica goes, has less {name} than "
+                f"the {amount:g} that it asks for in ray_actor_options"
+            )
     return None
