@@ -87,15 +87,13 @@ def tool_settings(config: ClusterConfig, declared: ToolSpec) -> dict[str, Settin
 
     Args:
         config: What the operator says.
-        declared: The tool as its decorator declares it. What it leaves at the built-in value counts
-            as built-in: a decorator that repeats it changes nothing.
+        declared: The tool as its decorator declares it.
     """
     settings: dict[str, Setting] = {}
     _overlay(settings, _declared(_PLAIN_TOOL), "built-in")
     defaults = config.defaults.model_dump(exclude_unset=True, include=set(_TOOL_DEFAULTS))
     _overlay(settings, {k: v for k, v in defaults.items() if v is not None}, "defaults")
-    plain = _declared(_PLAIN_TOOL)
-    own = {key: value for key, value in _declared(declared).items() if value != plain[key]}
+    own = {key: value for key, value in _declared(declared).items() if key in declared.stated}
     _overlay(settings, own, "decorator")
     chosen = config.tools.get(declared.name)
     if chosen is not None:
