@@ -29,6 +29,7 @@ from thornback.deployments.cluster_file import ClusterFile, write_cluster_file
 from thornback.deployments.contents import config_entries
 from thornback.deployments.dashboard import Dashboard
 from thornback.deployments.example_call import example_call
+from thornback.deployments.import_reports import forget_others, keep_report
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.packages import Asked
 from thornback.deployments.pool_news import PoolNews, failure_of, pool_news
@@ -149,22 +150,28 @@ def _register(
         stored.result()  # before the catalog names what it stored
     register_config(registry, config, entries)
     discovered = catalog_as_found(config, plans, loose, found, VERSION)
-    written = register_pools(registry, _telling_of_broken(discovered, tell))
+    written = register_pools(registry, _telling_of_broken(config, discovered, tell))
+    forget_others(config.state_path, {found.pool.name for found in written})
     order = [plan.name for plan in [*plans, *loose]]
     written.sort(key=lambda found: order.index(found.plan.source))
     return written
 
 
-def _telling_of_broken(discovered: Iterable[Discovered], tell: Tell) -> Iterator[Discovered]:
+def _telling_of_broken(
+    config: ClusterConfig, discovered: Iterable[Discovered], tell: Tell
+) -> Iterator[Discovered]:
     """Tell of a pool that cannot run when that has been written; others may take a minute yet."""
     for found in discovered:
+        keep_report(config.state_path, found.pool.name, found.report)
         yield found
         if found.pool.state == "broken":
             tell(_news_of_broken(found))
 
 
 def _news_of_broken(found: Discovered) -> PoolNews:
-    return PoolNews(found.pool.name, "broken", f"{found.pool.failed_module}: {found.pool.cause}")
+    name, why = found.pool.name, f"{found.pool.failed_module}: {found.pool.cause}"
+    more = f" (traceback: `thornback logs {name}`)" if found.report else ""
+    return PoolNews(name, "broken", why + more)
 
 
 def _once(tell: Tell) -> Tell:

@@ -263,6 +263,24 @@ def test_pools_of_one_process_are_imported_each_alone_where_that_fails(
     }
 
 
+def test_the_traceback_of_a_broken_module_is_for_the_operator_and_not_in_the_catalog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_tools.py").write_text("secret = 'x'\nraise KeyError('hunter2')\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = decode_findings(import_modules({"p": ["my_tools"]})["p"])
+    config = config_of(tmp_path)
+    discovered = catalog_entries(config, plan_of(config), found)
+    (why,) = found.broken.values()
+    assert discovered.pool.cause == why
+    assert b"hunter2" not in msgspec.json.encode(discovered.pool)
+    first, *rest = (discovered.report or "").splitlines()
+    assert first == f"my_tools cannot be imported: {why}"
+    assert "err_" in why
+    assert rest[0].startswith("Traceback")
+    assert rest[-1] == "KeyError: 'hunter2'"
+
+
 def test_a_pool_without_tools_is_broken(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     assert catalog_entries(config, plan_of(config), Findings()).pool.cause == "it declares no tool"
@@ -330,14 +348,27 @@ def test_a_kind_of_accelerator_and_a_placement_group_are_asked_for_too(tmp_path:
     ("ask", "nodes", "expected"),
     [
         ({"CPU": 1}, [{"CPU": 2}], None),
-        ({"GPU": 1}, [{"CPU": 2}], "asks for GPU 1; the largest node has GPU 0"),
-        ({"CPU": 4}, [{"CPU": 2}, {"CPU": 3}], "asks for CPU 4; the largest node has CPU 3"),
+        (
+            {"GPU": 1},
+            [{"CPU": 2}],
+            "asks for 1 GPU; the cluster has at most 0 GPU on its only node",
+        ),
+        (
+            {"CPU": 4},
+            [{"CPU": 2}, {"CPU": 3}],
+            "asks for 4 CPU; the cluster has at most 3 CPU on any of its 2 nodes",
+        ),
         (
             {"CPU": 4, "GPU": 1},
             [{"CPU": 8}, {"CPU": 2, "GPU": 1}],
-            "asks for CPU 4, GPU 1; the largest node has CPU 8, GPU 1",
+            "asks for 4 CPU, 1 GPU; the cluster has 8 CPU, 1 GPU, but not on one node",
         ),
-        ({"tape": 1}, [], "asks for tape 1; the largest node has tape 0"),
+        (
+            {"memory": 64 * 2**30},
+            [{"memory": 16.5 * 2**30, "CPU": 2}],
+            "asks for 64 GiB memory; the cluster has at most 16.5 GiB memory on its only node",
+        ),
+        ({"tape": 1}, [], None),
     ],
 )
 def test_an_ask_must_fit_on_one_node(
