@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from thornback.cluster.catalog import MAX_BATCH_SIZE, MAX_BATCH_WAIT_S, MAX_CONCURRENT_BATCHES
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.principals import ANONYMOUS
 from thornback.cluster.serve_options import ConfigModel, DeploymentOptions
@@ -90,6 +91,14 @@ class PoolConfig(DeploymentOptions):
     """Ray's runtime environment, merged over `ray_actor_options.runtime_env`."""
 
 
+class BatchConfig(ConfigModel):
+    """How calls of a batch tool are collected, over what its author wrote; None leaves it."""
+
+    max_batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH_SIZE)
+    batch_wait_timeout_s: float | None = Field(default=None, ge=0, le=MAX_BATCH_WAIT_S)
+    max_concurrent_batches: int | None = Field(default=None, ge=1, le=MAX_CONCURRENT_BATCHES)
+
+
 class ToolConfig(ConfigModel):
     """What the operator decides for one tool, over what its author wrote; None leaves it."""
 
@@ -97,6 +106,8 @@ class ToolConfig(ConfigModel):
     queue_timeout_s: PositiveFloat | None = None
     max_attempts: int | None = Field(default=None, ge=1, le=5)
     max_result_bytes: PositiveInt | None = None
+    batch: BatchConfig | None = None
+    """For batch tools; a version that is none is left as it is."""
     title: str | None = None
     read_only: bool | None = None
     destructive: bool | None = None
