@@ -1,0 +1,52 @@
+"""What is kept of the changes of a pool's size: the registry has the last ones, logs have all.
+
+The policy that makes them runs in Serve's controller, which must not wait: an event is sent by a
+thread of its own, and one that cannot be sent stands in the controller's log all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import msgspec
+
+from thornback.cluster.errors import ThornbackError
+from thornback.cluster.scaling import Scaled
+
+KEEP = 20
+"""Events that are kept of each pool."""
+SPACE = "scaling"
+SEND_TIMEOUT_S = 60.0
+"""Long enough for a registry that restarts."""
+
+# Serve's controller writes what this logger is given into its own file.
+logger = logging.getLogger("ray.serve")
+
+
+def announce(application: str, event: Scaled) -> None:
+    """Log an event and send it to the registry; returns at once.
+
+    Args:
+        application: Of the pool: the cluster's namespace, a dot and the pool.
+        event: Its change of size.
+    """
+    logger.info("thornback: %s", event)
+    threading.Thread(target=_send, args=(application, event), daemon=True).start()
+
+
+def decode(notes: list[bytes]) -> list[Scaled]:
+    """The events among a pool's notes, oldest first."""
+    events = [msgspec.json.decode(note, type=Scaled) for note in notes]
+    return sorted(events, key=lambda event: event.at_s)
+
+
+def _send(application: str, event: Scaled) -> None:
+    from thornback.cluster.actors import BlockingRegistryClient, connect  # imports Ray
+
+    namespace, _, pool = application.rpartition(".")
+    registry = BlockingRegistryClient(connect(namespace))
+    try:
+        registry.add_note(SPACE, pool, msgspec.json.encode(event), KEEP, SEND_TIMEOUT_S)
+    except ThornbackError as error:
+        logger.warning("thornback: not kept for `thornback status` (%s): %s", error, event)
