@@ -9,7 +9,7 @@ with the facts of the look that led to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -19,6 +19,9 @@ Points = Sequence[tuple[float, float]]
 
 REGROW_S = 60.0
 """A pool that grows this soon after it shrank takes back the size it had, in one step."""
+SETTLE_S = 2.0
+"""From a replica's first report until the others have told that it took calls off them: gateways
+tell hosts every second what they hold, and hosts look at themselves nearly as often."""
 _STEP_DIGITS = 6
 """Averages of whole numbers are a hair off; a hair must not cost a replica."""
 
@@ -43,10 +46,10 @@ class Seen(NamedTuple):
     """Wall-clock seconds, as in the reports."""
     target: int
     """Replicas it shall have."""
-    calls: Sequence[Points]
-    """Of each replica: calls running and queued there."""
-    held: Sequence[Points]
-    """Of each replica: calls that the gateways told it they hold. A gateway tells every replica the
+    calls: Mapping[str, Points]
+    """By replica: calls running and queued there."""
+    held: Mapping[str, Points]
+    """By replica: calls that the gateways told it they hold. A gateway tells every replica the
     same, so the largest report counts, not the sum."""
     scaled_up_at_s: float | None = None
     """When Serve last made the pool larger."""
@@ -114,7 +117,12 @@ class Memory(NamedTuple):
     target: int | None = None
     wish: Wish | None = None
     """None: the last look found the size right, or could not tell."""
-    reporting_since_s: float | None = None
+    reporting_since_s: float = 0.0
+    """When the first of the replicas that report now was heard of."""
+    replicas: frozenset[str] = frozenset()
+    """Those that have reported."""
+    joined_at_s: float = -math.inf
+    """When a replica last joined others."""
     shrunk: tuple[Shrunk, ...] = ()
     """Within the last `REGROW_S`."""
 
@@ -133,29 +141,24 @@ class Answer(NamedTuple):
 def look(pool: str, seen: Seen, aims: Aims, memory: Memory) -> Answer:
     """Say how many replicas a pool's calls ask for, and what has changed since the last look."""
     changed = _change(pool, seen, aims, memory)
-    shrunk = tuple(s for s in memory.shrunk if seen.now_s - s.at_s < REGROW_S)
-    if changed and changed.after < changed.before:
-        shrunk += (Shrunk(changed.at_s, changed.before),)
-    steps = total_calls(seen.calls, seen.held)
-    if not steps:
+    now = _observed(seen, memory, changed)
+    if not now.replicas:
         # Nobody has reported yet: a host that starts is not an idle one.
-        return Answer(seen.target, Memory(seen.target, shrunk=shrunk), changed)
-    since = memory.reporting_since_s
-    since = seen.now_s if since is None else since
-    wish = _wish(steps, seen, aims, memory, shrunk)
-    replicas = wish.replicas
-    if seen.now_s - since < aims.look_back_period_s:
-        # The first reports are older than the calls that the replica was started for.
-        replicas = max(replicas, min(1.0, seen.target))
-    standing = None if _asks(replicas) == seen.target else wish
-    return Answer(replicas, Memory(seen.target, standing, since, shrunk), changed)
+        return Answer(seen.target, now, changed)
+    if _unsettled(seen, aims, now):
+        old = memory.wish if memory.target == seen.target else None
+        return Answer(old.replicas if old else seen.target, now._replace(wish=old), changed)
+    wish = _wish(seen, aims, memory, now)
+    standing = None if _asks(wish.replicas) == seen.target else wish
+    return Answer(wish.replicas, now._replace(wish=standing), changed)
 
 
-def total_calls(calls: Sequence[Points], held: Sequence[Points]) -> list[tuple[float, float]]:
+def total_calls(calls: Iterable[Points], held: Iterable[Points]) -> list[tuple[float, float]]:
     """All of a pool's calls over time, as steps, from when every replica has reported.
 
     A value holds until the next one of the same replica.
     """
+    calls, held = list(calls), list(held)
     begun = [points[0][0] for points in (*calls, *held) if points]
     if not begun:
         return []
@@ -206,27 +209,52 @@ def aggregated(
     return area / length_s
 
 
-def _wish(
-    steps: Points, seen: Seen, aims: Aims, memory: Memory, shrunk: tuple[Shrunk, ...]
-) -> Wish:
-    load = aggregated(steps, seen.now_s, aims.look_back_period_s, aims.aggregation_function)
+def _observed(seen: Seen, memory: Memory, changed: Scaled | None) -> Memory:
+    """What is remembered of who is there and who has gone."""
+    shrunk = tuple(s for s in memory.shrunk if seen.now_s - s.at_s < REGROW_S)
+    if changed and changed.after < changed.before:
+        shrunk += (Shrunk(changed.at_s, changed.before),)
+    replicas = frozenset(name for name, points in seen.calls.items() if points)
+    since_s, joined_at_s = memory.reporting_since_s, memory.joined_at_s
+    if not memory.replicas:
+        since_s, joined_at_s = seen.now_s, -math.inf
+    elif replicas - memory.replicas:
+        joined_at_s = seen.now_s
+    return Memory(seen.target, None, since_s, replicas, joined_at_s, shrunk)
+
+
+def _unsettled(seen: Seen, aims: Aims, memory: Memory) -> bool:
+    """Whether a replica joined and some other may still report calls that it has taken over."""
+    settled_s = memory.joined_at_s + SETTLE_S
+    latest = (points[-1][0] for points in seen.calls.values() if points)
+    # One that has fallen silent is not waited for; what it said last goes on to count.
+    return any(seen.now_s - aims.look_back_period_s < at_s < settled_s for at_s in latest)
+
+
+def _wish(seen: Seen, aims: Aims, memory: Memory, now: Memory) -> Wish:
+    """What the load asks for; `now` is the memory of this look."""
+    steps = total_calls(seen.calls.values(), seen.held.values())
+    period_s = min(aims.look_back_period_s, seen.now_s - now.joined_at_s - SETTLE_S)
+    load = aggregated(steps, seen.now_s, period_s, aims.aggregation_function)
     replicas = _share(load, aims)
     regrown_after_s = None
     if _asks(replicas) > seen.target:
         # The look-back says that the pool shall grow. A load that is new is still far below its
         # own average there: what has lasted for the whole delay is sure, and saves further steps.
-        lasting = aggregated(steps, seen.now_s, aims.upscale_delay_s, "min")
+        lasting = aggregated(steps, seen.now_s, min(period_s, aims.upscale_delay_s), "min")
         if lasting > load:
             load, replicas = lasting, _share(lasting, aims)
-        largest = max(shrunk, key=lambda s: s.before, default=None)
+        largest = max(now.shrunk, key=lambda s: s.before, default=None)
         if largest and largest.before > max(_asks(replicas), seen.target):
             replicas = float(largest.before)
             regrown_after_s = seen.now_s - largest.at_s
-    old = memory.wish
-    same = old is not None and (_asks(old.replicas) > seen.target) == (
-        _asks(replicas) > seen.target
-    )
-    since_s = old.since_s if old and same and memory.target == seen.target else seen.now_s
+    elif seen.now_s - now.reporting_since_s < aims.look_back_period_s:
+        # The first reports are older than the calls that the replica was started for.
+        replicas = max(replicas, min(1.0, seen.target))
+    old = memory.wish if memory.target == seen.target else None
+    grows = _asks(replicas) > seen.target
+    same = old is not None and (_asks(old.replicas) > seen.target) == grows
+    since_s = old.since_s if old and same else seen.now_s
     return Wish(load, replicas, since_s, seen.now_s, regrown_after_s)
 
 

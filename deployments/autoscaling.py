@@ -52,8 +52,11 @@ def calls(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:
     return answer.replicas, {MEMORY: answer.memory}
 
 
-def _points(series_of: dict[Any, Any]) -> list[Points]:
-    return [[(point.timestamp, point.value) for point in series] for series in series_of.values()]
+def _points(series_of: dict[Any, Any]) -> dict[str, Points]:
+    return {
+        replica.unique_id: [(point.timestamp, point.value) for point in series]
+        for replica, series in series_of.items()
+    }
 
 
 def _aims(ctx: AutoscalingContext) -> Aims:

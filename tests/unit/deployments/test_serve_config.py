@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.serve.config import AutoscalingPolicy
 from ray.serve.schema import ServeDeploySchema
 
 from thornback.cluster.config import ClusterConfig, load_config, parse_config
@@ -123,7 +124,18 @@ def test_every_option_reaches_serve_under_its_name(option: str, tmp_path: Path) 
     rendered = deployment_of(config_of(tmp_path, pool={option: value}))[option]
     if option == "ray_actor_options":
         del rendered["runtime_env"]
+    if option == "autoscaling_config":
+        del rendered["policy"]
     assert rendered == value
+
+
+def test_a_pool_scales_by_our_policy_without_arguments_that_would_restart_it(
+    tmp_path: Path,
+) -> None:
+    policy = deployment_of(config_of(tmp_path))["autoscaling_config"]["policy"]
+    assert policy == {"policy_function": "thornback.deployments.autoscaling:calls"}
+    assert AutoscalingPolicy(**policy).get_policy().__name__ == "calls"
+    assert "autoscaling_config" not in deployment_of(config_of(tmp_path, pool={"num_replicas": 2}))
 
 
 def test_a_pool_scales_from_zero_unless_told_otherwise(tmp_path: Path) -> None:
