@@ -23,15 +23,14 @@ MEMORY = "thornback"
 """Key in the policy's state, which Serve keeps until the pool is deployed anew."""
 
 
-def autoscaling_stats(running: int, held: Mapping[str, int], queued: int = 0) -> dict[str, float]:
+def autoscaling_stats(running: int, held: Mapping[str, int]) -> dict[str, float]:
     """What a host's `record_autoscaling_stats` returns.
 
     Args:
-        running: Calls that run on this replica.
+        running: Calls that this replica has accepted and not finished.
         held: Calls that wait for any replica of the pool, by the gateway that holds them.
-        queued: Calls that this replica has accepted and not begun, as those of a batch.
     """
-    return {CALLS: float(running + queued), HELD: float(sum(held.values()))}
+    return {CALLS: float(running), HELD: float(sum(held.values()))}
 
 
 def calls(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:

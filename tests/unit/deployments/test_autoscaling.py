@@ -255,5 +255,5 @@ def test_no_load_takes_a_pool_out_of_its_bounds(
 
 
 def test_what_a_host_reports_are_numbers_as_serve_asks_for() -> None:
-    stats = autoscaling_stats(running=3, held={"a": 5, "b": 6}, queued=4)
-    assert stats == {"thornback_calls": 7.0, "thornback_held": 11.0}
+    stats = autoscaling_stats(3, {"a": 5, "b": 6})
+    assert stats == {"thornback_calls": 3.0, "thornback_held": 11.0}
