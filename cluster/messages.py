@@ -207,7 +207,7 @@ _reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 _replies_decoder = msgspec.msgpack.Decoder(Replies)
 
 
-def encode(message: CallMessage | Send | HostState | Reply) -> bytes:
+def encode(message: CallMessage | Send | HostState | Replies | Reply) -> bytes:
     return _encoder.encode(message)
 
 

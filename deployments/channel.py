@@ -30,6 +30,8 @@ class PoolSide(Protocol):
     entry: PoolEntry
     transport: Transport
     gateway: str
+    streams: set[Sending]
+    """Sends that are not over: nothing else need hold on to them."""
 
     @property
     def held(self) -> int:

@@ -36,6 +36,7 @@ from thornback.deployments.flight import RETRY_AFTER_S, Flight
 from thornback.deployments.flight import Emit as Emit
 from thornback.deployments.pool_health import ClusterFacts
 from thornback.deployments.replicas import Replica, choose
+from thornback.deployments.sending import Sending
 from thornback.deployments.transport import ServeTransport, Transport
 
 RESEND_S = 0.25
@@ -124,6 +125,7 @@ class ServePool:
         self.entry = entry
         self.transport = transport
         self.gateway = gateway
+        self.streams: set[Sending] = set()
         self._facts = facts
         self._node_id = node_id
         self._queue: deque[Flight] = deque()

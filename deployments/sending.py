@@ -81,6 +81,7 @@ class Sending:
         self._alone = alone
         self._by_reference = by_reference
         self._answered = False
+        self._withdrawn = False
         self._held_back: dict[int, list[Reply]] = {}
         """By place: replies that wait for one before them, which is being fetched."""
         self._fetches: set[asyncio.Task[None]] = set()
@@ -88,17 +89,22 @@ class Sending:
             flight.state = "sent"
             flight.carrier = self
         self._pump = asyncio.create_task(self._carry(), context=contextvars.Context())
+        channel.pool.streams.add(self)
 
     def forget(self, flight: Flight) -> None:
         """Nobody waits for a call any more."""
         if not self._answered:
             # What was not answered is cancelled when it is, or with the last call in the stream.
             if all(other is None or other.is_over for other in self._flights):
-                self._pump.cancel()
+                self._withdraw()
         else:
             self._channel.cancel(flight.message.call_id)
             if self._alone:
-                self._pump.cancel()  # it may wait for this reader
+                self._withdraw()  # it may wait for this reader
+
+    def _withdraw(self) -> None:
+        self._withdrawn = True
+        self._pump.cancel()
 
     # --- the stream -------------------------------------------------------------------------------
 
@@ -119,12 +125,14 @@ class Sending:
             if self._open and not self._fetches:
                 raise EOFError("the stream ended without an outcome")
         except asyncio.CancelledError:
-            if _cancelled_here():  # the last who waited for a call has gone
+            if self._withdrawn:  # the last who waited for a call has gone
                 self._close("refused")
                 for call_id in self._cancels:
                     self._channel.cancel(call_id)
-                raise
-            self._fail("lost")  # Ray did it, with the replica that had the calls
+            elif not _cancelled_here():  # Ray did it, with the replica that had the calls
+                self._fail("lost")
+                return
+            raise
         except Exception as error:
             if self._open:
                 logger.warning(
@@ -137,6 +145,7 @@ class Sending:
         finally:
             late.cancel()
             self._channel.ended(self)
+            self._channel.pool.streams.discard(self)
             if stream is not None:
                 await _cut(stream, not self._answered)
 
