@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -104,7 +104,7 @@ class ToolHost:
 
     # --- calls ------------------------------------------------------------------------------------
 
-    async def send(self, message: bytes) -> AsyncIterator[bytes]:
+    async def send(self, message: bytes) -> AsyncGenerator[bytes, None]:
         """Run calls that came together: a `Send` of `cluster.messages`, answered by `Replies`.
 
         The first message comes at once. Closing the generator cancels the calls that still run.
@@ -129,7 +129,7 @@ class ToolHost:
             for call in calls:
                 call.cancel()
 
-    async def call(self, message: bytes) -> AsyncIterator[bytes]:
+    async def call(self, message: bytes) -> AsyncGenerator[bytes, None]:
         """Run one tool once, for a gateway of wire version 1: `Acknowledged`, events, one outcome.
 
         A call that is not started gets one `Refused` and nothing else. Closing the generator

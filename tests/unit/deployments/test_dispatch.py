@@ -110,7 +110,9 @@ class Caller:
         return await self.transport.next_send()
 
 
-async def met(caller: Caller, message: CallMessage = CALL) -> tuple[asyncio.Task[Outcome], FakeSend]:
+async def met(
+    caller: Caller, message: CallMessage = CALL
+) -> tuple[asyncio.Task[Outcome], FakeSend]:
     """A call that was sent to the only replica."""
     caller.know(state("r1"))
     task = caller.begin(message)

@@ -59,9 +59,10 @@ def test_arguments_hold_names_and_modules_alone(tmp_path: Path) -> None:
         "modules": ["my_tools"],
     }
     deployment = deployment_of(config)
-    assert (deployment["num_replicas"], deployment["max_ongoing_requests"]) == (2, 7)
+    assert deployment["num_replicas"] == 2
 
 
+COUNTED_IN_CALLS = {"max_ongoing_requests", "max_queued_requests"}
 EVERY_OPTION: dict[str, Any] = {
     "num_replicas": 3,
     "autoscaling_config": {
@@ -118,7 +119,15 @@ def test_there_is_an_example_of_every_option() -> None:
     assert {*EVERY_OPTION["ray_actor_options"], "runtime_env"} == ActorOptions.model_fields.keys()
 
 
-@pytest.mark.parametrize("option", EVERY_OPTION)
+def test_calls_are_counted_by_the_host_and_the_gateway_and_not_by_serve(tmp_path: Path) -> None:
+    pool = {"max_ongoing_requests": 7, "max_queued_requests": 12}
+    deployment = deployment_of(config_of(tmp_path, pool=pool))
+    assert deployment["user_config"] == {"max_ongoing_requests": 7}
+    assert deployment["max_ongoing_requests"] >= 10_000
+    assert deployment["max_queued_requests"] == -1
+
+
+@pytest.mark.parametrize("option", sorted(EVERY_OPTION.keys() - COUNTED_IN_CALLS))
 def test_every_option_reaches_serve_under_its_name(option: str, tmp_path: Path) -> None:
     value = EVERY_OPTION[option]
     rendered = deployment_of(config_of(tmp_path, pool={option: value}))[option]
