@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from thornback.cluster.errors import ThornbackError
 from thornback.cluster.scaling import Scaled
+
+if TYPE_CHECKING:
+    from thornback.cluster.actors import BlockingRegistryClient
 
 KEEP = 20
 """Events that are kept of each pool."""
@@ -32,13 +36,23 @@ def announce(application: str, event: Scaled) -> None:
         event: Its change of size.
     """
     logger.info("thornback: %s", event)
-    threading.Thread(target=_send, args=(application, event), daemon=True).start()
+    threading.Thread(
+        target=_send, args=(application, event), name="scaling event", daemon=True
+    ).start()
 
 
-def decode(notes: list[bytes]) -> list[Scaled]:
-    """The events among a pool's notes, oldest first."""
-    events = [msgspec.json.decode(note, type=Scaled) for note in notes]
-    return sorted(events, key=lambda event: event.at_s)
+def last_events(registry: BlockingRegistryClient, pools: list[str]) -> dict[str, list[Scaled]]:
+    """The last events of each pool, oldest first.
+
+    Raises:
+        RegistryUnavailable: if it does not answer.
+    """
+    found = {}
+    for pool, notes in zip(pools, registry.added_notes(SPACE, pools), strict=True):
+        events = [msgspec.json.decode(note, type=Scaled) for note in notes]
+        # Each was sent by a thread of its own.
+        found[pool] = sorted(events, key=lambda event: event.at_s)
+    return found
 
 
 def _send(application: str, event: Scaled) -> None:

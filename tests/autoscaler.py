@@ -205,7 +205,7 @@ def sent_events(monkeypatch: pytest.MonkeyPatch) -> list[Scaled]:
     events: list[Scaled] = []
 
     class AtOnce:
-        def __init__(self, target: Callable[..., None], args: Any, daemon: bool) -> None:
+        def __init__(self, target: Callable[..., None], args: Any, **_: Any) -> None:
             self.start = lambda: target(*args)
 
     monkeypatch.setattr(scaling_events, "threading", SimpleNamespace(Thread=AtOnce))

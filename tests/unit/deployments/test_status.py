@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from thornback.cluster.catalog import Catalog, PoolEntry
+from thornback.cluster.scaling import Scaled
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.environment import EXPECTED
 from thornback.deployments.status import Facts, assess
@@ -46,6 +47,13 @@ def test_a_pool_at_zero_is_idle_and_the_cluster_healthy() -> None:
     assert status.pools["p"].state == "idle"
     assert list(status.pools) == ["p"], "neither the gateway nor applications of others"
     assert status.gateways[0].pid == 7
+
+
+def test_a_pool_says_when_and_why_its_size_changed() -> None:
+    event = Scaled("p", 1.5, 0, 1)
+    (decision,) = assess(CLUSTER, facts_of(decisions={"p": [event]})).pools["p"].decisions
+    assert (decision.at, decision.facts) == ("1970-01-01T00:00:01.500+00:00", event)
+    assert decision.text == "p 0→1: a call waits, from zero without delay"
 
 
 def test_replicas_are_counted_by_state() -> None:
