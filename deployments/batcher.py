@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 import msgspec
 
 from thornback.cluster.catalog import Batch
-from thornback.cluster.errors import ToolBug, ToolTimeout
+from thornback.cluster.errors import ToolBug, ToolFailure
 from thornback.cluster.ids import new_id
 from thornback.cluster.messages import WIRE_VERSION, Complete
 from thornback.cluster.protocol import error_result
@@ -106,10 +106,15 @@ class _Call:
         """Moment, on the loop's clock, from which it need not wait for others to join its batch."""
         self.invocation: _Invocation | None = None
 
-    @property
-    def over(self) -> bool:
-        """Whether it has its outcome, or nobody waits for one."""
-        return self.outcome.done()
+    def still_wanted(self) -> bool:
+        """Whether it is to be run; one whose time is over has its outcome after this."""
+        if self.outcome.done():
+            return False
+        try:
+            self.ctx.check()
+        except ToolFailure as error:
+            self.finish(_failed(error))
+        return not self.outcome.done()
 
     def finish(self, outcome: Outcome) -> None:
         if not self.outcome.done():
@@ -132,7 +137,7 @@ class _Invocation:
 
     @property
     def wanted(self) -> bool:
-        return not all(call.over for call in self._calls)
+        return not all(call.outcome.done() for call in self._calls)
 
     def left(self) -> None:
         """A call of it is not waited for any more; nor is the whole, if it was the last."""
@@ -161,7 +166,10 @@ class _Queue:
         self._waiting: dict[_Call, None] = {}  # in their order; a set would lose it
         self._batches: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        self._wake: asyncio.Handle | None = None
+        self._soon = False
+        """Whether the next turn of the loop looks."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Looks when a batch that waits for company need wait no more."""
 
     def join(self, call: _Call, batch: Batch) -> None:
         # The last word on how to collect is the newest: it comes from a catalog with each call.
@@ -170,8 +178,10 @@ class _Queue:
         patience_s = min(batch.batch_wait_timeout_s, call.ctx.remaining_s / 2)
         call.due = self._loop.time() + patience_s
         self._waiting[call] = None
-        # Not at once: calls that came in one message are joined before any of them is run.
-        self._look_again(0)
+        # Not at once: calls that came in one message are all here before any of them is run.
+        if not self._soon:
+            self._soon = True
+            self._loop.call_soon(self._look)
 
     def leave(self, call: _Call) -> None:
         """Nobody waits for this call any more."""
@@ -180,19 +190,16 @@ class _Queue:
         if call.invocation is not None:
             call.invocation.left()
 
-    def _look_again(self, delay_s: float) -> None:
-        if self._wake is not None:
-            self._wake.cancel()
-        self._wake = self._loop.call_later(delay_s, self._look)
-
     def _look(self) -> None:
         """Start every batch that may and need not wait; come back when the next is due."""
-        self._wake = None
+        self._soon = False
+        if self._timer is not None:
+            self._timer.cancel()
         while self._waiting and len(self._batches) < self._batch.max_concurrent_batches:
             if len(self._waiting) < self._full():
-                wait_s = min(call.due for call in self._waiting) - self._loop.time()
-                if wait_s > 0:
-                    self._look_again(wait_s)
+                due = min(call.due for call in self._waiting)
+                if due > self._loop.time():
+                    self._timer = self._loop.call_at(due, self._look)
                     return
             if calls := self._next_batch():
                 task = self._loop.create_task(self._serve(calls), context=contextvars.Context())
@@ -211,10 +218,8 @@ class _Queue:
         while self._waiting and len(calls) < self._batch.max_batch_size:
             call = next(iter(self._waiting))
             del self._waiting[call]
-            if call.ctx.remaining_s > 0:
+            if call.still_wanted():
                 calls.append(call)
-            else:
-                call.finish(_too_late(call.ctx))
         return calls
 
     def _batch_done(self, task: asyncio.Task[None]) -> None:
@@ -227,27 +232,21 @@ class _Queue:
             broken = await self._invoke(calls)
             if broken is None:
                 return
-            alone = [call for call in calls if call.repeatable]
-            self._fail([call for call in calls if not call.repeatable], broken)
-            if alone:
-                logger.warning(
-                    "%s failed for %d calls together, and is run again for each by itself",
-                    self.tool.name,
-                    len(calls),
-                    exc_info=broken.cause,
-                )
-            for call in alone:
-                if call.ctx.remaining_s <= 0:
-                    call.finish(_too_late(call.ctx))
-                if not call.over:
+            together = failed_together(self.tool, [call.ctx for call in calls], broken)
+            for call in calls:
+                if not call.repeatable:
+                    call.finish(together)
+            for call in calls:
+                if call.still_wanted():
                     await self._invoke([call])
         except Exception:  # a bug of ours; the callers get an answer all the same
             error_id = new_id("err")
             logger.exception("running %s failed (%s)", self.tool.name, error_id)
-            _finish(calls, _failed(ToolBug(self.tool.name, error_id)))
+            for call in calls:
+                call.finish(_failed(ToolBug(self.tool.name, error_id)))
 
     async def _invoke(self, calls: Sequence[_Call]) -> BatchBroken | None:
-        """Run the tool once for these calls; None where each has its outcome, or none is waited for."""
+        """Run the tool once for these calls, and give each that is still there its outcome."""
         if self._started is not None:
             self._started(self.tool, len(calls))
         invocation = _Invocation(self.tool, calls, self._executor)
@@ -267,21 +266,7 @@ class _Queue:
             call.finish(outcome)
         return None
 
-    def _fail(self, calls: Sequence[_Call], broken: BatchBroken) -> None:
-        if calls:
-            told = [(call.arguments, call.ctx) for call in calls]
-            _finish(calls, failed_together(self.tool, told, broken))
 
-
-def _finish(calls: Iterable[_Call], outcome: Outcome) -> None:
-    for call in calls:
-        call.finish(outcome)
-
-
-def _too_late(ctx: ToolContext) -> Complete:
-    return _failed(ToolTimeout(ctx.tool, round(ctx.timeout_s, 1)))
-
-
-def _failed(error: ToolTimeout | ToolBug) -> Complete:
+def _failed(error: ToolFailure) -> Complete:
     result = msgspec.json.encode(error_result(error))
     return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
