@@ -12,6 +12,7 @@ from typing import Any
 
 from ray import serve
 
+from thornback.deployments.autoscaling import autoscaling_stats
 from thornback.deployments.tool_host import ToolHost
 
 
@@ -21,6 +22,11 @@ class PoolReplica(ToolHost):
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         await super().reconfigure(user_config)
         await self._named(self._replica.replica_id)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the autoscaling policy decides on; Serve asks now and then."""
+        load = self.load()
+        return autoscaling_stats(load.running, load.held)
 
     @serve.multiplexed(max_num_models_per_replica=1)  # type: ignore[untyped-decorator]
     async def _named(self, replica_id: str) -> str:
