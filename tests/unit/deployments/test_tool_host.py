@@ -537,18 +537,19 @@ def test_no_more_calls_are_admitted_than_there_are_slots(cluster: Cluster) -> No
 
 def test_one_call_is_cancelled_and_its_neighbour_finishes(cluster: Cluster) -> None:
     async def calls() -> tuple[HostState, list[Replies]]:
-        finish = asyncio.Event()
+        finish, begun = asyncio.Event(), asyncio.Semaphore(0)
 
         @tool
         async def waits() -> str:
             """Wait until it may finish."""
+            begun.release()
             await finish.wait()
             return "finished"
 
         host = await warm(cluster.host(echo, waits))
         both = asyncio.create_task(shared(host, named("waits", 1), named("waits", 2)))
-        while (await host.info())["running"] < 2:
-            await asyncio.sleep(0)
+        await begun.acquire()
+        await begun.acquire()
         await told(host, cancels=["call_1"])
         await asyncio.sleep(0)
         state = await told(host)
