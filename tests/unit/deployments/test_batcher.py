@@ -28,6 +28,7 @@ class Batches:
         self.seen: list[list[str]] = []
         self.contexts: list[list[ToolContext]] = []
         self.cancelled = 0
+        self._began = asyncio.Event()
         self._go = asyncio.Semaphore(0)
         self._free = False
 
@@ -36,6 +37,7 @@ class Batches:
             """Say a text twice."""
             self.seen.append(text)
             self.contexts.append(ctx)
+            self._began.set()
             try:
                 if not self._free:
                     await self._go.acquire()
@@ -63,10 +65,10 @@ class Batches:
         self.let_go(100)
 
     async def begun(self, invocations: int) -> None:
-        """Wait until so many invocations have begun, and for any more that would begin with them."""
-        async with asyncio.timeout(5):
-            while len(self.seen) < invocations:
-                await asyncio.sleep(0)
+        """Wait until so many invocations have begun, and any that would begin with them."""
+        while len(self.seen) < invocations:
+            self._began.clear()
+            await self._began.wait()
         await turns()
 
 
@@ -369,12 +371,14 @@ async def test_a_call_cancelled_before_its_turn_alone_is_not_run_again() -> None
 
 @in_loop
 async def test_a_plain_function_holds_its_place_until_it_returns() -> None:
-    release, seen = threading.Event(), []
+    begun, release = threading.Event(), threading.Event()
+    seen: list[tuple[str, ToolContext]] = []
 
     @tool(batch=Batch(max_batch_size=1))
     def wait(text: list[str], ctx: list[ToolContext]) -> list[str]:
         """Wait."""
         seen.append((text[0], ctx[0]))
+        begun.set()
         release.wait(10)
         return text
 
@@ -386,8 +390,7 @@ async def test_a_plain_function_holds_its_place_until_it_returns() -> None:
         return asyncio.create_task(batcher.run(tool_of(wait), arguments, context))
 
     stuck, after = call("stuck"), call("after")
-    while not seen:
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(begun.wait, 10)
     assert batcher.threads == 1
     stuck.cancel()
     await turns()
