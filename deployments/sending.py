@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 ACK_TIMEOUT_S = 1.0
 """Seconds that a replica has to answer a send, before it is on probation."""
+FETCH_TRIES = 5
+FETCH_PAUSE_S = 0.1
+"""Seconds between two tries to fetch a large reply."""
 CLOSING_S = 0.05
 """Seconds to wait for a stream that may have come up in the moment it was cancelled."""
 
@@ -224,12 +227,7 @@ class Sending:
 
     async def _fetch(self, place: int, parked: Parked) -> None:
         """Get a reply that was too large for a message, and deliver what waited behind it."""
-        try:
-            transport = self._channel.pool.transport
-            data = await transport.fetch(self._replica.replica_id, parked.value_id)
-        except Exception as error:
-            logger.warning("a large reply was not fetched: %s", type(error).__name__)
-            data = None
+        data = await self._fetched(parked)
         waiting = self._held_back.pop(place)
         if data is None:
             if (flight := self._flights[place]) is not None:
@@ -239,6 +237,20 @@ class Sending:
         self._deliver(place, decode_reply(data))
         for reply in waiting:
             self._deliver(place, reply)
+
+    async def _fetched(self, parked: Parked) -> bytes | None:
+        transport = self._channel.pool.transport
+        for _ in range(FETCH_TRIES):
+            try:
+                data = await transport.fetch(self._replica.replica_id, parked.value_id)
+            except Exception as error:
+                logger.warning("a large reply was not fetched: %s", type(error).__name__)
+                return None
+            if data is not None:
+                return data
+            # Another replica was asked: Serve hears of the name of a new one a moment late.
+            await asyncio.sleep(FETCH_PAUSE_S)
+        return None
 
     def _reply(self, place: int, reply: Event | Outcome) -> None:
         flight = self._flights[place]

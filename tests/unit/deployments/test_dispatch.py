@@ -233,7 +233,9 @@ def test_a_large_result_is_fetched_and_what_follows_it_waits() -> None:
     run(scenario())
 
 
-def test_a_large_result_that_is_gone_is_lost_alone() -> None:
+def test_a_large_result_that_is_gone_is_lost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "FETCH_PAUSE_S", 0.0)
+
     async def scenario() -> None:
         caller = Caller()
         caller.know(state("r1"))
