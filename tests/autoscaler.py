@@ -134,10 +134,10 @@ class PretendedPool:
             return
         self.changes.append(Change(self.elapsed_s, self.target, decided))
         if decided > self.target:
-            self._serve.record_scale_up()
+            self._serve.record_scale_up()  # type: ignore[no-untyped-call]
             self._starting += [self.now_s + self.starts_in_s] * (decided - self.target)
         else:
-            self._serve.record_scale_down()
+            self._serve.record_scale_down()  # type: ignore[no-untyped-call]
         self.target = decided
 
     def _settle(self) -> None:
