@@ -52,9 +52,9 @@ class Batches:
         self.batcher = Batcher()
 
     def call(self, text: str, batch: Batch | None = None, **facts: Any) -> asyncio.Task[Outcome]:
-        context = ToolContext([].append, tool="double", call_id=f"call_{text}", **facts)
+        ctx = context(call_id=f"call_{text}", **facts)
         arguments = json.dumps({"text": text}).encode()
-        return asyncio.create_task(self.batcher.run(self.tool, arguments, context, batch))
+        return asyncio.create_task(self.batcher.run(self.tool, arguments, ctx, batch))
 
     def let_go(self, invocations: int = 1) -> None:
         for _ in range(invocations):
@@ -76,6 +76,11 @@ async def turns() -> None:
     """Let everything happen that needs no time to pass."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+def context(**facts: Any) -> ToolContext:
+    events: list[Event] = []
+    return ToolContext(events.append, **{"tool": "t", **facts})
 
 
 def said(outcome: Outcome) -> str:
@@ -271,9 +276,8 @@ async def test_the_operators_word_on_repeating_goes_before_the_authors() -> None
     batches.let_all_go()
 
     def call(text: str) -> Coroutine[Any, Any, Outcome]:
-        context = ToolContext([].append, tool="double", call_id=text)
         arguments = json.dumps({"text": text}).encode()
-        return batches.batcher.run(batches.tool, arguments, context, repeatable=False)
+        return batches.batcher.run(batches.tool, arguments, context(), repeatable=False)
 
     outcomes = await asyncio.gather(call("a"), call("poison"))
     assert [code_of(outcome) for outcome in outcomes] == ["tool.batch_failed"] * 2
@@ -287,9 +291,8 @@ async def test_a_tool_that_raises_what_no_tool_should_answers_all_the_same() -> 
         raise SystemExit(1)
 
     batcher = Batcher()
-    contexts = [ToolContext([].append, tool="leave") for _ in range(2)]
     outcomes = await asyncio.gather(
-        *[batcher.run(tool_of(leave), b'{"text":"a"}', context) for context in contexts]
+        *[batcher.run(tool_of(leave), b'{"text":"a"}', context()) for _ in range(2)]
     )
     assert [code_of(outcome) for outcome in outcomes] == ["tool.bug"] * 2
 
@@ -386,8 +389,7 @@ async def test_a_plain_function_holds_its_place_until_it_returns() -> None:
 
     def call(text: str) -> asyncio.Task[Outcome]:
         arguments = json.dumps({"text": text}).encode()
-        context = ToolContext([].append, tool="wait")
-        return asyncio.create_task(batcher.run(tool_of(wait), arguments, context))
+        return asyncio.create_task(batcher.run(tool_of(wait), arguments, context()))
 
     stuck, after = call("stuck"), call("after")
     await asyncio.to_thread(begun.wait, 10)
@@ -444,5 +446,4 @@ async def test_what_one_callers_request_left_in_its_context_is_not_seen_by_a_bat
         return [variable.get() for _ in text]
 
     variable.set("the first caller's")
-    context = ToolContext([].append, tool="read")
-    assert said(await Batcher().run(tool_of(read), b'{"text":""}', context)) == "nobody's"
+    assert said(await Batcher().run(tool_of(read), b'{"text":""}', context())) == "nobody's"
