@@ -23,6 +23,7 @@ from thornback.cluster.messages import (
     Refused,
 )
 from thornback.cluster.protocol import error_result
+from thornback.deployments.batcher import Batcher
 from thornback.deployments.call_book import CallBook
 from thornback.deployments.counted_threads import CountedThreads
 from thornback.deployments.outbox import Outbox
@@ -43,6 +44,7 @@ class Workplace(NamedTuple):
     pool: str
     tools: PoolTools
     threads: CountedThreads
+    batcher: Batcher
     running: dict[str, HostedCall]
     """Calls that were admitted and are not over, by `call_id`."""
     book: Callable[[], CallBook]
@@ -76,7 +78,7 @@ class HostedCall:
         self._at = workplace
         self._context: ToolContext | None = None
         self.in_thread = False
-        """Whether it takes one of the counted threads."""
+        """Whether it takes one of the counted threads; a batch has one for all its calls."""
         self._task = asyncio.create_task(self._live())
 
     def cancel(self) -> None:
@@ -114,14 +116,18 @@ class HostedCall:
             return Refused(WIRE_VERSION, ALONE, [self._call.tool])
         if not self._at.book().admit(self._gateway):
             return Refused(WIRE_VERSION, "pool.busy", [self._at.pool, "1"])
-        self.in_thread = tool.kind in ("plain", "generator")
+        self.in_thread = tool.batch is None and tool.kind in ("plain", "generator")
         return None
 
     async def _run(self, tool: Tool, context: ToolContext) -> Outcome:
         call = self._call
         try:
             async with asyncio.timeout(call.remaining_s):
-                return await run(tool, call.arguments, context, self._at.threads)
+                if tool.batch is None:
+                    return await run(tool, call.arguments, context, self._at.threads)
+                return await self._at.batcher.run(
+                    tool, call.arguments, context, repeatable=call.repeatable
+                )
         except TimeoutError:
             return _failed(ToolTimeout(call.tool, round(call.remaining_s, 1)))
         except Exception:  # a bug of ours; the caller gets an answer all the same

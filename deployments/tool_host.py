@@ -33,6 +33,7 @@ from thornback.cluster.messages import (
     encode_replies,
 )
 from thornback.cluster.serve_options import DeploymentOptions
+from thornback.deployments.batcher import Batcher
 from thornback.deployments.call_book import CallBook, Load
 from thornback.deployments.clock import Clock, SystemClock
 from thornback.deployments.counted_threads import CountedThreads
@@ -86,11 +87,18 @@ class ToolHost:
         self._tools = PoolTools(cluster, pool, modules, specs_of or _registered_specs, clock)
         self._book = CallBook(clock, DEFAULT_SLOTS)
         self._threads = CountedThreads(MAX_THREADS)
+        self._batcher = Batcher(self._threads, lambda: self._book.slots)
         self._parked = ParkedValues(clock)
         self._running: dict[str, HostedCall] = {}
         self._freed = asyncio.Event()
         self._workplace = Workplace(
-            pool, self._tools, self._threads, self._running, self._counted, self._freed.set
+            pool,
+            self._tools,
+            self._threads,
+            self._batcher,
+            self._running,
+            self._counted,
+            self._freed.set,
         )
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -200,6 +208,7 @@ class ToolHost:
         threads = self._threads.busy
         if threads:
             threads -= sum(call.in_thread for call in self._running.values())
+            threads -= self._batcher.threads
         self._book.strays = max(0, threads)
         return self._book
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from thornback.cluster.catalog import ToolSpec
+from thornback.cluster.catalog import Batch, ToolSpec
 from thornback.cluster.messages import (
     ALONE,
     WIRE_VERSION,
@@ -575,6 +575,25 @@ def test_a_generator_shares_no_stream(cluster: Cluster) -> None:
     (refused,) = run(calls())
     assert refused.acknowledged == []
     assert refused.replies == [(0, Refused(WIRE_VERSION, ALONE, ["counts"]))]
+
+
+def test_calls_of_a_batch_tool_run_in_one_invocation(cluster: Cluster) -> None:
+    sizes: list[int] = []
+
+    @tool(batch=Batch(max_batch_size=8, batch_wait_timeout_s=0.05))
+    async def double(number: list[int]) -> list[int]:
+        """Double."""
+        sizes.append(len(number))
+        return [2 * n for n in number]
+
+    async def calls() -> list[Replies]:
+        host = await warm(cluster.host(echo, double))
+        numbers = [f'{{"number":{n}}}'.encode() for n in range(3)]
+        return await shared(host, *(named("double", n, arguments=a) for n, a in enumerate(numbers)))
+
+    replies = dict(reply for message in run(calls()) for reply in message.replies)
+    assert [structured(replies[place]) for place in range(3)] == [0, 2, 4]
+    assert sizes == [3]
 
 
 def test_a_large_result_is_parked_until_it_is_fetched_and_spares_its_neighbour(
