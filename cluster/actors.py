@@ -33,7 +33,7 @@ from thornback.cluster.errors import (
     ThornbackError,
 )
 from thornback.cluster.journal import Journal
-from thornback.cluster.news import News, decode_news, decode_snapshot, encode
+from thornback.cluster.news import News, decode_news, decode_snapshot, encode, unreadable
 from thornback.cluster.registry import Edit, Registry, decode_edit, encode_edit
 
 REGISTRY = "registry"
@@ -256,7 +256,8 @@ class RegistryClient:
 
     Outlives the actor: a call during a restart waits for the next process, and one to an actor
     that is gone looks it up anew. Every method raises `RegistryUnavailable` where there is no
-    answer in time, and what the registry raised as it was raised there.
+    answer in time, what the registry raised as it was raised there, and `StoreError` for an answer
+    of another version that cannot be read.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -289,7 +290,11 @@ class RegistryClient:
         return [msgspec.json.decode(value, type=ToolSpec) for value in values]
 
     async def info(self, timeout_s: float = CALL_TIMEOUT_S) -> RegistryInfo:
-        return msgspec.json.decode(await self._call("info", timeout_s), type=RegistryInfo)
+        answer = await self._call("info", timeout_s)
+        try:
+            return msgspec.json.decode(answer, type=RegistryInfo)
+        except msgspec.DecodeError as error:
+            raise unreadable(error) from None
 
     async def keys(self, timeout_s: float = CALL_TIMEOUT_S) -> list[bytes]:
         """The cluster's keys for sealing, 32 bytes each; the first seals, all open."""
@@ -324,7 +329,7 @@ class RegistryClient:
             async with asyncio.timeout(timeout_s):
                 if self._handle is None:
                     self._handle = await asyncio.to_thread(_look_up, self.namespace)
-                return await getattr(self._handle, method).remote(*args)
+                return await self._method(method).remote(*args)
         except (TimeoutError, GetTimeoutError) as e:
             raise RegistryUnavailable(f"no answer within {timeout_s:g} s") from e
         except RayTaskError as e:
@@ -335,6 +340,12 @@ class RegistryClient:
         except RayActorError as e:
             self._handle = None
             raise RegistryUnavailable("its actor is gone") from e
+
+    def _method(self, name: str) -> Any:
+        try:
+            return getattr(self._handle, name)
+        except AttributeError as error:  # a detached actor outlives the version that started it
+            raise unreadable(error) from None
 
 
 class BlockingRegistryClient:

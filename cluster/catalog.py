@@ -8,6 +8,7 @@ HTTP, Ray or who is listening; `registry.py` makes catalogs, gateways hold them.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -16,7 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import semver
 
+from thornback.cluster.errors import shown
 from thornback.cluster.principals import Caller, PrincipalBook, PrincipalEntry
+
+_log = logging.getLogger(__name__)
 
 Space = Literal["tools", "prompts", "resources", "templates", "pools", "principals"]
 """The kinds of entry a catalog holds; also the first half of an entry's key in the journal."""
@@ -345,7 +349,8 @@ class Catalog:
             if space not in spaces:
                 spaces[space] = dict(self._entries[space])
             old = spaces[space].pop(change.key, None)
-            new = None if change.value is None else decode_entry(space, change.value)
+            # What cannot be read takes the old entry away all the same, which is no longer true.
+            new = None if change.value is None else read_entry(space, change.key, change.value)
             if new is not None:
                 spaces[space][change.key] = new
             for spec in (old, new):
@@ -466,3 +471,15 @@ def decode_entry(space: Space, value: bytes) -> Entry:
     """
     entry: Entry = _decoders[space].decode(value)
     return entry
+
+
+def read_entry(space: Space, key: str, value: bytes) -> Entry | None:
+    """An entry of a catalog; None, and a line in the log, for one that this version cannot read.
+
+    A later version of this program may have written it. What is offered beside it must not suffer.
+    """
+    try:
+        return decode_entry(space, value)
+    except msgspec.DecodeError as error:
+        _log.warning("%s %s is left out of the catalog: %s", space, shown(key), error)
+        return None

@@ -7,7 +7,6 @@ does not know by its path and the nearest valid one. What each setting comes to,
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -31,7 +30,12 @@ from pydantic import (
 from thornback.cluster.catalog import MAX_BATCH_SIZE, MAX_BATCH_WAIT_S, MAX_CONCURRENT_BATCHES
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.principals import ANONYMOUS
-from thornback.cluster.serve_options import ConfigModel, DeploymentOptions
+from thornback.cluster.serve_options import (
+    ConfigModel,
+    DeploymentOptions,
+    RuntimeEnvironment,
+    did_you_mean,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 """Names of clusters and pools: they become names of actors, applications and files."""
@@ -87,7 +91,7 @@ class PoolConfig(DeploymentOptions):
     """Threads that native libraries may use in one call: `OMP_NUM_THREADS`, DuckDB's `threads`."""
     import_timeout_s: PositiveFloat = 60.0
     """Seconds that importing the modules may take."""
-    runtime_env: dict[str, Any] = {}
+    runtime_env: RuntimeEnvironment = {}
     """Ray's runtime environment, merged over `ray_actor_options.runtime_env`."""
 
 
@@ -125,7 +129,7 @@ class DefaultsConfig(DeploymentOptions):
 
     threads: PositiveInt | None = None
     import_timeout_s: PositiveFloat | None = None
-    runtime_env: dict[str, Any] = {}
+    runtime_env: RuntimeEnvironment = {}
     timeout_s: PositiveFloat | None = None
     queue_timeout_s: PositiveFloat | None = None
     max_attempts: int | None = Field(default=None, ge=1, le=5)
@@ -214,16 +218,28 @@ class ClusterConfig(ConfigModel):
                 seen[module] = pool
         if both := sorted(set(self.modules) & seen.keys()):
             raise ValueError(f"modules and pools.{seen[both[0]]} both name {both[0]}")
-        if ANONYMOUS in self.principals:
-            raise ValueError(
-                f"principals.{ANONYMOUS}: is what everybody is called where there are no principals"
-            )
         if not self.principals and not self.gateway.allow_anonymous and not self.loopback_only:
             raise ValueError(
                 f"gateway.host {self.gateway.host} is not loopback and there are no principals: "
                 "everybody could call every tool. Add principals (`thornback keys new NAME`), "
                 "listen on 127.0.0.1, or write gateway.allow_anonymous: true"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _callers(self) -> ClusterConfig:
+        if ANONYMOUS in self.principals:
+            raise ValueError(
+                f"principals.{ANONYMOUS}: is what everybody is called where there are no principals"
+            )
+        owners: dict[str, str] = {}
+        for name, caller in self.principals.items():
+            owner = owners.setdefault(caller.key_sha256, name)
+            if owner != name:
+                raise ValueError(
+                    f"principals.{owner} and principals.{name} have the same key_sha256: who of "
+                    "them calls could not be told"
+                )
         return self
 
     @property
@@ -284,7 +300,7 @@ def load_config(path: Path) -> ClusterConfig:
 
 
 def read_yaml(path: Path) -> Any:
-    """The document of a YAML file, where a key given twice is an error.
+    """The document of a YAML file, where a key given twice is an error; `<<` merges.
 
     Raises:
         ConfigError: if the file cannot be read or is not YAML; names the file and the line.
@@ -297,6 +313,10 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: not UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply, or in itself") from error
+    except ValueError as error:  # a date that the calendar does not have
+        raise ConfigError(f"{path}: a value cannot be read: {error}") from error
 
 
 def parse_config(document: Mapping[str, Any], origin: str, base_dir: Path) -> ClusterConfig:
@@ -327,8 +347,8 @@ def misfits(error: ValidationError, model: type[BaseModel]) -> list[str]:
         why = misfit["msg"].removeprefix("Value error, ")
         if misfit["type"] == "extra_forbidden":
             valid = _keys_at(model, location[:-1])
-            near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
-            why = "unknown key" + (f"; did you mean {near[0]}?" if near else "")
+            near = did_you_mean(location[-1], valid)
+            why = f"unknown key{near}"
             if not near and valid:
                 why += f"; valid are {', '.join(sorted(valid))}"
         lines.append(f"{path}: {why}" if path else why)
@@ -392,22 +412,39 @@ def _resolve(value: Any, base_dir: Path, path: str) -> Any:
 class _StrictLoader(yaml.SafeLoader):
     """YAML where a key given twice is an error, not the last one's win."""
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._flattened: set[yaml.MappingNode] = set()
 
-def _mapping_without_doubles(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is given twice", key_node.start_mark
-            )
-        seen.add(key)
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put what `<<` names in its place. Before that the keys are as the file has them: later
+        one of the mapping's own may stand beside the merged one that it replaces."""
+        if node not in self._flattened:
+            self._flattened.add(node)
+            self._refuse_doubles(node)
+        super().flatten_mapping(node)
+
+    def _refuse_doubles(self, node: yaml.MappingNode) -> None:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            is_merge = key_node.tag == "tag:yaml.org,2002:merge"
+            key = "<<" if is_merge else self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict | set):
+                raise _error_at(key_node, "a key is a list or a mapping")
+            if key in seen:
+                raise _error_at(key_node, f"key {key!r} is given twice")
+            seen.add(key)
+
+
+def _error_at(node: yaml.Node, problem: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-_StrictLoader.add_constructor(
-    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_doubles
-)
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def _one_line(error: yaml.YAMLError) -> str:

@@ -314,9 +314,12 @@ class CallCancelled(ToolFailure):
 
 
 class Unavailable(ThornbackError):
-    """Nobody can take the call now; the same call may work after `retry_after_s` seconds."""
+    """Nobody can take the call now; the same call may work after `retry_after_s` seconds.
 
-    retry_after_s: float = 1.0
+    None: waiting does not help, the operator must act.
+    """
+
+    retry_after_s: float | None = 1.0
 
 
 class Overloaded(Unavailable):
@@ -383,6 +386,7 @@ class PoolInfeasible(Unavailable):
     """The pool asks for what no node of the cluster has; the call was not started."""
 
     code = "pool.infeasible"
+    retry_after_s = None
 
     def __init__(self, pool: str, asked: str, available: str) -> None:
         super().__init__(pool, asked, available)
@@ -398,6 +402,7 @@ class PoolBroken(Unavailable):
     """The pool's code cannot be loaded; the call was not started."""
 
     code = "pool.broken"
+    retry_after_s = None
 
     def __init__(self, pool: str, module: str, cause: str) -> None:
         super().__init__(pool, module, cause)

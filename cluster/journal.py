@@ -31,6 +31,8 @@ SCHEMA = 1
 """Number of the tables below; a journal with a higher one is refused."""
 DEFAULT_LOG_CHANGES = 20_000
 """Changes that the log keeps before its oldest are trimmed away."""
+DEFAULT_LOG_BYTES = 64 * 1024 * 1024
+"""Bytes of values that it keeps: a thousand tools with large schemas, replaced a few times."""
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 """Bytes written to the WAL after which it is copied into the database."""
 _WRITE_BYTES = 16 * 1024
@@ -60,6 +62,14 @@ ON CONFLICT (space, key) DO UPDATE SET number = excluded.number, value = exclude
 """
 _DELETE = "DELETE FROM records WHERE space = ? AND key = ?"
 _LOG = "INSERT INTO changes (number, space, key, value) VALUES (?, ?, ?, ?)"
+_LOG_SIZE = "SELECT count(*), ifnull(sum(length(value)), 0) FROM changes"
+_FIRST_TOO_MANY = """
+SELECT number FROM (
+    SELECT number, position, row_number() OVER newer AS changes,
+        sum(ifnull(length(value), 0)) OVER newer AS bytes
+    FROM changes WINDOW newer AS (ORDER BY position DESC)
+) WHERE changes > ? OR bytes > ? ORDER BY position DESC LIMIT 1
+"""
 
 
 class Write(NamedTuple):
@@ -82,24 +92,39 @@ class Record(NamedTuple):
     value: bytes
 
 
+class _LogSize(NamedTuple):
+    """How long the log is: changes, and bytes of their values."""
+
+    changes: int
+    bytes: int
+
+    def with_batch(self, batch: Sequence[Write]) -> _LogSize:
+        values = sum(len(write.value or b"") for write in batch)
+        return _LogSize(self.changes + len(batch), self.bytes + values)
+
+    def is_beyond(self, bound: _LogSize) -> bool:
+        """Whether it is a quarter over its bound: trimming each time would cost each write."""
+        return 4 * self.changes > 5 * bound.changes or 4 * self.bytes > 5 * bound.bytes
+
+
 class Journal:
     """An open journal; its process owns the directory until `close` or the process's end.
 
     Methods may be called from any thread; commits happen one after the other.
     """
 
-    def __init__(self, directory: Path, lock: int, log_changes: int) -> None:
+    def __init__(self, directory: Path, lock: int, log_bound: _LogSize) -> None:
         # `open` is the way in: it holds the lock, and knows what to do when the rest fails.
         self.directory = directory
         self._lock = lock
-        self._log_changes = log_changes
+        self._log_bound = log_bound
         self._committing = threading.Lock()
         self._reading = threading.Lock()
         self._writer = _connect(directory / _DATABASE)
         self._reader = _connect(directory / _DATABASE)
         self._failure: str | None = None
         self._unmerged_bytes = 0
-        self._logged = 0
+        self._logged = _LogSize(0, 0)
         self.store_id = ""
         self.epoch = 0
         self.number = 0
@@ -114,6 +139,7 @@ class Journal:
         program_version: str,
         expected_store_id: str | None = None,
         log_changes: int = DEFAULT_LOG_CHANGES,
+        log_bytes: int = DEFAULT_LOG_BYTES,
     ) -> Journal:
         """Own `directory`, and create the store where there is none.
 
@@ -124,6 +150,7 @@ class Journal:
             expected_store_id: The store that must be there. An empty or foreign directory is an
                 error then: a disk that was not mounted must not look like a fresh start.
             log_changes: Changes that the log keeps.
+            log_bytes: Bytes of their values that it keeps.
 
         Raises:
             StoreOwned: if another process owns the directory.
@@ -139,7 +166,7 @@ class Journal:
         journal: Journal | None = None
         try:
             _touch_privately(directory / _DATABASE)
-            journal = cls(directory, lock, log_changes)
+            journal = cls(directory, lock, _LogSize(log_changes, log_bytes))
             journal._begin_epoch(program_version, expected_store_id)
         except BaseException as e:
             if journal is not None:
@@ -200,7 +227,7 @@ class Journal:
                     outcomes.append(conflict)
                     continue
                 number += bool(batch)
-                logged += len(batch)
+                logged = logged.with_batch(batch)
                 outcomes.append(number)
             logged = self._trim(logged)
             self._writer.execute("UPDATE store SET number = ?", (number,))
@@ -255,18 +282,18 @@ class Journal:
         if found != expect:
             raise StoreConflict(f"{space}/{key}", expect, found)
 
-    def _trim(self, logged: int) -> int:
-        """Drop the oldest batches of a log that is a quarter over its bound; gives its length."""
-        if logged <= self._log_changes * 5 // 4:
+    def _trim(self, logged: _LogSize) -> _LogSize:
+        """Drop the oldest batches of a log that is over its bound; gives its size."""
+        if not logged.is_beyond(self._log_bound):
             return logged
         # A batch goes whole: half of one would be a state that never was.
-        (through,) = self._writer.execute(
-            "SELECT number FROM changes ORDER BY position DESC LIMIT 1 OFFSET ?",
-            (self._log_changes,),
-        ).fetchone()
-        dropped = self._writer.execute("DELETE FROM changes WHERE number <= ?", (through,))
+        (through,) = self._writer.execute(_FIRST_TOO_MANY, self._log_bound).fetchone()
+        self._writer.execute("DELETE FROM changes WHERE number <= ?", (through,))
         self._writer.execute("UPDATE store SET trimmed = ?", (through,))
-        return logged - dropped.rowcount
+        return self._log_size()
+
+    def _log_size(self) -> _LogSize:
+        return _LogSize(*self._writer.execute(_LOG_SIZE).fetchone())
 
     def _merge_wal(self) -> None:
         """Copy the WAL into the database when it has grown.
@@ -363,7 +390,7 @@ class Journal:
                 "UPDATE store SET epoch = ?, program_version = ?", (epoch + 1, program_version)
             )
         self.epoch = epoch + 1
-        (self._logged,) = self._writer.execute("SELECT count(*) FROM changes").fetchone()
+        self._logged = self._log_size()
 
     def _create(self, program_version: str) -> None:
         self._writer.execute("BEGIN IMMEDIATE")

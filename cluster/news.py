@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 
-from thornback.cluster.catalog import SPACES, Catalog, Change, Entry, Space, decode_entry
+from thornback.cluster.catalog import SPACES, Catalog, Change, Entry, Space, read_entry
 from thornback.cluster.errors import StoreError
 
 FORMAT = 1
+_M = TypeVar("_M", bound="News | Snapshot")
 
 
 class News(msgspec.Struct, frozen=True, array_like=True):
@@ -40,8 +42,11 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
         entries: dict[Space, dict[str, Entry]] = {space: {} for space in SPACES}
         for name, key, value in self.entries:
             space = _SPACE_OF.get(name)
-            if space is not None:  # otherwise written by a later version of this program
-                entries[space][key] = decode_entry(space, value)
+            if space is None:  # written by a later version of this program
+                continue
+            entry = read_entry(space, key, value)
+            if entry is not None:
+                entries[space][key] = entry
         return Catalog(self.store_id, self.epoch, self.number, entries)
 
 
@@ -57,16 +62,28 @@ def encode(message: News | Snapshot) -> bytes:
 
 
 def decode_news(data: bytes) -> News:
-    return _news_decoder.decode(_inflated(data))
+    return _decoded(_news_decoder, data)
 
 
 def decode_snapshot(data: bytes) -> Snapshot:
-    return _snapshot_decoder.decode(_inflated(data))
+    return _decoded(_snapshot_decoder, data)
 
 
-def _inflated(data: bytes) -> bytes:
+def _decoded(decoder: msgspec.msgpack.Decoder[_M], data: bytes) -> _M:
+    """
+    Raises:
+        StoreError: if `data` cannot be read; a registry of another version has sent it.
+    """
     if data[:1] != bytes((FORMAT,)):
         raise StoreError(
             f"the registry speaks format {data[:1].hex()}; this version knows {FORMAT:02x}"
         )
-    return zlib.decompress(data[1:])
+    try:
+        return decoder.decode(zlib.decompress(data[1:]))
+    except (zlib.error, msgspec.DecodeError) as error:
+        raise unreadable(error) from None
+
+
+def unreadable(why: Exception) -> StoreError:
+    """What to raise about an answer of the registry that is none to this version."""
+    return StoreError(f"this version cannot read what the registry answers: {why}")

@@ -32,12 +32,6 @@ class GiveUp(msgspec.Struct, frozen=True):
 Verdict = Retry | GiveUp
 
 
-def effective_timeout_s(tool_s: float, requested_s: float | None, max_s: float) -> float:
-    """Seconds a call may take: the least of what its tool, its caller and the gateway allow."""
-    allowed = min(tool_s, max_s)
-    return allowed if requested_s is None else max(0.0, min(allowed, requested_s))
-
-
 def may_have_run(failure: Unavailable) -> bool:
     """Whether the tool may have taken effect although the call failed.
 

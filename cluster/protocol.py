@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import msgspec
 
@@ -206,13 +206,13 @@ def _message(value: Any) -> Message:
     if value.get("jsonrpc") != "2.0":
         raise InvalidRequest('jsonrpc must be "2.0"')
     rpc_id = value.get("id")
-    if "id" in value and not _is_id(rpc_id) and "method" in value:
+    if "id" in value and not is_id(rpc_id) and "method" in value:
         raise InvalidRequest(
             f"id must be a string of up to {MAX_ID_CHARS} characters or an integer of 64 bits"
         )
     if "method" not in value:
         if "result" in value or "error" in value:
-            return Response(rpc_id if _is_id(rpc_id) else None)
+            return Response(rpc_id if is_id(rpc_id) else None)
         raise InvalidRequest("method is missing")
     method, params = value["method"], value.get("params", {})
     if not isinstance(method, str):
@@ -222,7 +222,8 @@ def _message(value: Any) -> Message:
     return Request(value["id"], method, params) if "id" in value else Notification(method, params)
 
 
-def _is_id(value: object) -> bool:
+def is_id(value: object) -> TypeGuard[RpcId]:
+    """Whether a request may have this id."""
     if isinstance(value, str):
         return len(value) <= MAX_ID_CHARS
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
@@ -256,8 +257,8 @@ def rpc_error(error: ThornbackError) -> RpcError:
     headers: dict[str, str] = {}
     if isinstance(error, HttpRefusal):
         status, headers = error.status, dict(error.headers)
-    elif isinstance(error, Unavailable) and status == 503:
-        headers = {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    elif status == 503 and (retry_after_s := _retry_after_s(error)) is not None:
+        headers = {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
     return RpcError(number, str(error), _data_of(error), status, headers)
 
 
@@ -279,13 +280,17 @@ def is_result(error: ThornbackError) -> bool:
 def error_result(error: ThornbackError) -> dict[str, Any]:
     """A `CallToolResult` with `isError`, for what `is_result`."""
     said: dict[str, Any] = {"code": error.code}
-    if isinstance(error, Unavailable):
-        said["retryAfterS"] = error.retry_after_s
+    if (retry_after_s := _retry_after_s(error)) is not None:
+        said["retryAfterS"] = retry_after_s
     return {
         "content": [{"type": "text", "text": str(error) or "The tool failed"}],
         "isError": True,
         "_meta": {ERROR_META: said},
     }
+
+
+def _retry_after_s(error: ThornbackError) -> float | None:
+    return error.retry_after_s if isinstance(error, Unavailable) else None
 
 
 def _data_of(error: ThornbackError) -> dict[str, Any]:
@@ -297,7 +302,7 @@ def _data_of(error: ThornbackError) -> dict[str, Any]:
             data["requiredCapabilities"] = error.required
         case UnsupportedVersion():
             data |= {"supported": error.supported, "requested": error.requested}
-        case Unavailable():
+        case Unavailable() if error.retry_after_s is not None:
             data["retryAfterS"] = error.retry_after_s
         case InvalidParams() if error.reason:
             data["reason"] = error.reason

@@ -9,9 +9,12 @@ for a tool host.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -19,6 +22,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    StringConstraints,
     model_validator,
 )
 
@@ -27,6 +31,50 @@ class ConfigModel(BaseModel):
     """Base of every config model: a misspelt key is an error, and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+ENVIRONMENT_KEYS = frozenset(
+    {"_nsight", "_rocprof_sys", "conda", "config", "container", "env_vars", "excludes",
+     "image_uri", "java_jars", "pip", "py_executable", "py_modules", "uv",
+     "worker_process_setup_hook", "working_dir"}
+)  # fmt: skip
+"""What a runtime environment of Ray may hold."""
+
+
+def did_you_mean(key: str, valid: Iterable[str]) -> str:
+    """The end of a line about a key that is unknown: the nearest valid one, or nothing."""
+    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _environment(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what Ray would ignore, and what it or Serve would refuse once a cluster runs.
+
+    Variables may be secrets, so that no value is repeated.
+    """
+    for key in value.keys() - ENVIRONMENT_KEYS:
+        raise ValueError(f"{key} is unknown{did_you_mean(key, ENVIRONMENT_KEYS)}")
+    variables = value.get("env_vars", {})
+    if not isinstance(variables, dict):
+        raise ValueError("env_vars is not a mapping")
+    for name, text in variables.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise ValueError(f"env_vars.{name} is not a string; put it in quotes")
+    modules = value.get("py_modules", [])
+    if not isinstance(modules, list):
+        raise ValueError("py_modules is not a list")
+    for key, place in [("working_dir", value.get("working_dir", "://")),
+                       *(("py_modules", module) for module in modules)]:  # fmt: skip
+        if not isinstance(place, str) or "://" not in place:
+            raise ValueError(
+                f"{key} is a path of one machine; Serve takes a URI that every node can reach, or "
+                "local:// and a directory that is on every node"
+            )
+    return value
+
+
+RuntimeEnvironment = Annotated[dict[str, Any], AfterValidator(_environment)]
+"""Ray's runtime environment: `pip`, `env_vars`, `working_dir`, `py_modules`, ..."""
 
 
 class AutoscalingOptions(ConfigModel):
@@ -63,6 +111,15 @@ class AutoscalingOptions(ConfigModel):
         return self
 
 
+_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+LabelName = Annotated[str, StringConstraints(pattern=rf"^([a-zA-Z0-9.-]{{1,253}}/)?{_LABEL}$")]
+LabelWish = Annotated[
+    str, StringConstraints(pattern=rf"^(!?(in)?\({_LABEL}(, ?{_LABEL})*\)|!?{_LABEL}|)$")
+]
+"""What a node's label must be: `a`, `!a`, `in(a, b)` or `!in(a, b)`."""
+LabelSelector = dict[LabelName, LabelWish]
+
+
 class ActorOptions(ConfigModel):
     """Serve's `ray_actor_options`: what one replica asks of a node, and its environment."""
 
@@ -73,10 +130,9 @@ class ActorOptions(ConfigModel):
     """Bytes, for placement."""
     resources: dict[str, NonNegativeFloat] = {}
     accelerator_type: str | None = None
-    label_selector: dict[str, str] | None = None
-    fallback_strategy: list[dict[str, Any]] | None = None
-    runtime_env: dict[str, Any] = {}
-    """Ray's runtime environment: `pip`, `env_vars`, `working_dir`, `py_modules`, ..."""
+    label_selector: LabelSelector | None = None
+    fallback_strategy: list[dict[Literal["label_selector"], LabelSelector]] | None = None
+    runtime_env: RuntimeEnvironment = {}
 
 
 class LoggingOptions(ConfigModel):
@@ -104,7 +160,7 @@ class DeploymentOptions(ConfigModel):
     placement_group_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] | None = (
         None
     )
-    placement_group_bundle_label_selector: list[dict[str, str]] | None = None
+    placement_group_bundle_label_selector: list[LabelSelector] | None = None
     max_replicas_per_node: PositiveInt | None = Field(default=None, le=100)
     graceful_shutdown_wait_loop_s: NonNegativeFloat = 0.2
     graceful_shutdown_timeout_s: NonNegativeFloat = 20
@@ -122,3 +178,15 @@ class DeploymentOptions(ConfigModel):
         if {"num_replicas", "autoscaling_config"} <= self.model_fields_set:
             raise ValueError("give num_replicas or autoscaling_config, not both")
         return self
+
+
+def placement_fault(options: DeploymentOptions) -> str | None:
+    """What Serve refuses of options that are each fine; asked when all layers are laid together."""
+    bundles, labels = options.placement_group_bundles, options.placement_group_bundle_label_selector
+    if bundles is not None and options.max_replicas_per_node is not None:
+        return "max_replicas_per_node and placement_group_bundles exclude each other"
+    if labels is not None and bundles is None:
+        return "placement_group_bundle_label_selector needs placement_group_bundles"
+    if labels is not None and bundles is not None and len(labels) not in (1, len(bundles)):
+        return "placement_group_bundle_label_selector has neither one selector nor one a bundle"
+    return None

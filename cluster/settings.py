@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from thornback.cluster.catalog import AccessPolicy, Annotations, Batch, CallPolicy, ToolSpec
 from thornback.cluster.config import ClusterConfig, PoolConfig, misfits
 from thornback.cluster.errors import ConfigError
-from thornback.cluster.serve_options import AutoscalingOptions
+from thornback.cluster.serve_options import AutoscalingOptions, placement_fault
 
 Origin = Literal["built-in", "defaults", "decorator", "pool", "tool"]
 
@@ -73,10 +73,13 @@ def effective_pool(config: ClusterConfig, name: str, pool: PoolConfig) -> PoolCo
     """
     nested = _nested(pool_settings(config, pool))
     try:
-        return PoolConfig.model_validate(nested)
+        effective = PoolConfig.model_validate(nested)
     except ValidationError as error:
         lines = (f"pools.{name}.{line}" for line in misfits(error, PoolConfig))
         raise ConfigError("\n".join(lines)) from error
+    if fault := placement_fault(effective):
+        raise ConfigError(f"pools.{name}: {fault}")
+    return effective
 
 
 def tool_settings(config: ClusterConfig, declared: ToolSpec) -> dict[str, Setting]:

@@ -6,13 +6,22 @@ name that a caller chose is cut and cannot begin a line of its own. Read by `acc
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from thornback.cluster.errors import shown
+from thornback.cluster.ids import new_id
+from thornback.deployments.clock import Clock
+from thornback.deployments.http_edge import ClientGone
+
+CLIENT_GONE_STATUS = 499
+"""For the log alone: nobody is there to read a status."""
 
 logger = logging.getLogger("thornback.access")
 
@@ -35,6 +44,26 @@ class AccessRecord:
     error: str = ""
     """Dotted code, also of an error inside a result; empty for success."""
     duration_ms: float = 0.0
+
+
+@contextmanager
+def recorded(clock: Clock, gateway: str) -> Iterator[AccessRecord]:
+    """A record of one request, which is logged when the request is over, however it ends.
+
+    A client that has gone ends it here: there is nobody left to answer.
+    """
+    began = clock.monotonic()
+    record = AccessRecord(clock.wall(), gateway, new_id("call"))
+    try:
+        yield record
+    except ClientGone:
+        record.status = CLIENT_GONE_STATUS
+    except asyncio.CancelledError:
+        record.status = CLIENT_GONE_STATUS
+        raise
+    finally:
+        record.duration_ms = (clock.monotonic() - began) * 1000
+        write_access(record)
 
 
 def write_access(record: AccessRecord) -> None:

@@ -2,7 +2,7 @@
 
 Commands live in the `cli_*` modules, which import what is heavy inside their functions: `--help`
 and completion are asked for often and must not wait for Ray. Exit codes: 0 done, 1 the tool or the
-cluster said no, 2 the command line is wrong, 3 no cluster runs, 130 interrupted.
+cluster said no, 2 the command line or the config is wrong, 3 no cluster runs, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ app = typer.Typer(
     # Plain help: drawing it with Rich takes longer than everything else that `--help` does.
     rich_markup_mode=None,
     help="Thornback runs tools for AI agents on a Ray cluster and speaks MCP.",
-    epilog="Exit codes: 0 done, 1 the tool or the cluster said no, 2 usage, 3 no cluster runs.",
+    epilog="Exit codes: 0 done, 1 the tool or the cluster said no, 2 usage or config, "
+    "3 no cluster runs.",
 )
 for command in (up, down, status, tools, call, validate, logs, init):
     app.command()(command)

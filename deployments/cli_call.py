@@ -20,6 +20,7 @@ from thornback.deployments.cli_output import (
     hint,
     print_json,
     print_table,
+    writing,
 )
 from thornback.deployments.cli_target import KeyFileOption, NameOption, UrlOption, key_of, url_of
 
@@ -120,15 +121,18 @@ def _arguments(client: McpClient, tool: str, words: list[str]) -> dict[str, Any]
         return _json_object(sys.stdin.read() if words == ["-"] else words[0])
     entry = tool_named(tool, list(client.pages("tools/list", "tools")))
     try:
-        return arguments_of(words, entry["inputSchema"], _read_text)
-    except ValueError as error:
+        found = arguments_of(words, entry["inputSchema"], _read_text)
+        json.dumps(found, allow_nan=False)
+        return found
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(str(error), param_hint="arguments") from error
 
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+        json.dumps(value, allow_nan=False)  # Python reads NaN and Infinity; JSON has neither
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint="arguments") from error
     if not isinstance(value, dict):
         raise typer.BadParameter("the arguments are one JSON object", param_hint="arguments")
@@ -165,7 +169,8 @@ def _show_result(tool: str, result: dict[str, Any], save: Path, *, text: bool) -
         if kind == "text" and (text or is_error):
             typer.echo(block["text"], err=is_error)
         elif kind in ("image", "audio"):
-            hint(f"saved {_save(tool, block, save)}")
+            with writing(save):
+                hint(f"saved {_save(tool, block, save)}")
         elif kind == "resource_link":
             typer.echo(block["uri"])
         elif kind == "resource":

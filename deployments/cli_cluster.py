@@ -131,14 +131,17 @@ def _greet(config: ClusterConfig, done: Up) -> None:
 
 
 def _follow(cluster: ClusterFile) -> None:
-    """Show a line for each call and what tools print, until somebody ends the cluster."""
+    """Show a line for each call and what tools print, until somebody ends the cluster.
+
+    From its start: a client may have called, and a module may have printed, before this looks.
+    """
     from thornback.deployments.access_lines import access_line
     from thornback.deployments.cli_logs import access_part, is_of_serve, lines_of
 
     folder = Path(cluster.temp_dir or "", "session_latest", "logs")
     hint("Ctrl-C ends the cluster.")
     for file, line in lines_of(
-        folder, cluster.namespace, None, tail=0, follow=lambda: _is_still(cluster)
+        folder, cluster.namespace, None, tail=None, follow=lambda: _is_still(cluster)
     ):
         if not is_of_serve(line):
             typer.echo(f"{file.pool}  {access_line(access_part(line)) or line}")
@@ -283,7 +286,7 @@ def _target(target: str | None) -> tuple[ClusterFile, ClusterConfig]:
     from thornback.deployments.cli_target import cluster_here
     from thornback.deployments.cluster_file import cluster_of, find_cluster
 
-    named = cluster_here(None) if target is None else find_cluster(target)
+    named = cluster_here(None, "name one of") if target is None else find_cluster(target)
     if named is None and target is not None:
         try:
             config = read_config(target)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from thornback.cluster.errors import ConfigError
-from thornback.deployments.cli_output import EXIT_SAID_NO, JsonOption, hint, print_json, print_table
+from thornback.deployments.cli_output import EXIT_USAGE, JsonOption, hint, print_json, print_table
 
 if TYPE_CHECKING:
     from thornback.cluster.config import ClusterConfig
@@ -56,6 +58,46 @@ def read_config(name: str) -> ClusterConfig:
     return load_config(config_path(name))
 
 
+def _check_whole(config: ClusterConfig) -> None:
+    """Check what no key shows by itself: layers that do not fit together, files that are not there.
+
+    Raises:
+        ConfigError: with a line for everything that is wrong.
+    """
+    from thornback.cluster.settings import effective_pool
+    from thornback.deployments.contents import config_entries
+
+    checks: list[Callable[[], object]] = [
+        partial(effective_pool, config, name, pool) for name, pool in config.pools.items()
+    ]
+    checks.append(partial(config_entries, config))
+    wrong: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def _absent_datasets(config: ClusterConfig) -> list[str]:
+    """A line for each dataset that has no file on this machine; the hosts' may have some."""
+    from thornback.deployments.serve_config import datasets
+    from thornback.tools.datasets import resolve
+
+    lines = []
+    for name, reference in datasets(config).items():
+        try:
+            here = any(path.is_file() for path in resolve(reference))
+            why = "" if here else "no file on this machine has this path"
+        except ValueError as error:
+            why = str(error).removeprefix(f"{reference}: ")
+        if why:
+            lines.append(f"datasets.{name}: {config.datasets[name]}: {why}")
+    return lines
+
+
 def validate(
     config_name: ConfigArgument = DEFAULT_CONFIG,
     as_json: JsonOption = False,
@@ -63,25 +105,32 @@ def validate(
     """Check a config file: every problem with its path and the nearest valid key.
 
     Imports the tool modules, where they can be imported here, and warns of what models will not
-    read well. Exits with 1 where there is a problem; a warning is none.
+    read well. Exits with 2 where there is a problem; a warning is none.
 
     Example: thornback validate cluster.yaml
     """
     try:
         found = read_config(config_name)
+        _check_whole(found)
     except ConfigError as error:
         if not as_json:
             raise
         print_json({"valid": False, "problems": str(error).splitlines(), "warnings": []})
-        raise typer.Exit(EXIT_SAID_NO) from error
+        raise typer.Exit(EXIT_USAGE) from error
     from thornback.deployments.modules_here import tools_here, warnings_of
 
-    warnings = warnings_of(found, tools_here(found))
+    here = tools_here(found)
+    warnings = [*_absent_datasets(found), *warnings_of(found, here)]
     if as_json:
-        print_json({"valid": True, "problems": [], "warnings": warnings})
+        print_json({"valid": not here.broken, "problems": here.broken, "warnings": warnings})
     else:
         for line in warnings:
             hint(f"warning: {line}")
+    if here.broken and not as_json:
+        raise ConfigError("\n".join(here.broken))
+    if here.broken:
+        raise typer.Exit(EXIT_USAGE)
+    if not as_json:
         pools = len(found.pools) + len(found.modules)
         hint(f"{config_path(config_name)} is valid: cluster {found.name}, {pools} pools or modules")
 
@@ -145,13 +194,16 @@ def new(
     from pydantic import TypeAdapter, ValidationError
 
     from thornback.cluster.config import Name
-    from thornback.cluster.principals import key_hash, new_key
+    from thornback.cluster.principals import ANONYMOUS, key_hash, new_key
 
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError as error:
         message = "1 to 40 of a-z, 0-9 and -, with a letter or digit at both ends"
         raise typer.BadParameter(message, param_hint="NAME") from error
+    if name == ANONYMOUS:
+        message = f"{name} is what everybody is called where there are no principals"
+        raise typer.BadParameter(message, param_hint="NAME")
     key = new_key()
     entry = {"key_sha256": key_hash(key), "tools": tools or ["*"]}
     if as_json:

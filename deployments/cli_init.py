@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from thornback.cluster.errors import ConfigError
-from thornback.deployments.cli_output import hint
+from thornback.deployments.cli_output import hint, writing
 
 TOOLS = '''"""Tools for agents. A tool is a function; its docstring is what the model reads."""
 
@@ -69,12 +69,13 @@ def init(
         f"test_{module}.py": TEST.format(module=module),
         "thornback.yaml": CONFIG.format(name=name, module=module),
     }
-    if present := [file for file in files if (directory / file).exists()]:
-        raise ConfigError(f"{directory} already has {', '.join(present)}; nothing was written")
-    directory.mkdir(parents=True, exist_ok=True)
-    for file, text in files.items():
-        (directory / file).write_text(text, "utf-8")
-        typer.echo(str(directory / file))
+    with writing(directory):
+        if present := [file for file in files if (directory / file).exists()]:
+            raise ConfigError(f"{directory} already has {', '.join(present)}; nothing was written")
+        directory.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            (directory / file).write_text(text, "utf-8")
+            typer.echo(str(directory / file))
     hint(
         f"\nNext:\n  cd {directory}\n  python -m pytest\n  thornback up thornback.yaml\n"
         "  thornback call reverse text=stop"

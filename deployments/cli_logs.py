@@ -11,13 +11,16 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from thornback.cluster.errors import ClusterNotRunning, ConfigError
 from thornback.deployments.cli_output import JsonOption
 from thornback.deployments.cli_target import NameOption, cluster_here
+
+if TYPE_CHECKING:
+    from thornback.deployments.cluster_file import ClusterFile
 
 POLL_S = 0.3
 HEAD_BYTES = 4096
@@ -59,11 +62,25 @@ def logs(
     folder = Path(cluster.temp_dir, "session_latest", "logs")
     if not folder.is_dir():
         raise ClusterNotRunning(f"{cluster.name} has no logs here; is it up?")
+    if pool is not None:
+        _refuse_unknown(pool, cluster, folder)
     for file, line in lines_of(folder, cluster.namespace, pool, tail=tail, follow=lambda: follow):
         if as_json:
             typer.echo(json.dumps({"pool": file.pool, "file": str(file.path), "line": line}))
         else:
             typer.echo(f"{file.pool}  {access_line(access_part(line)) or line}")
+
+
+def _refuse_unknown(pool: str, cluster: ClusterFile, folder: Path) -> None:
+    """
+    Raises:
+        ConfigError: neither is there a pool of this name nor did one write here.
+    """
+    known = {name.removeprefix(f"{cluster.namespace}.") for name in cluster.applications}
+    known |= {file.pool for file in log_files(folder, cluster.namespace, None)}
+    if pool not in known:
+        names = ", ".join(sorted(known)) or "none yet"
+        raise ConfigError(f"{cluster.name} has no pool {pool}; there are {names}")
 
 
 def log_files(folder: Path, namespace: str, pool: str | None) -> list[LogFile]:
@@ -78,17 +95,19 @@ def log_files(folder: Path, namespace: str, pool: str | None) -> list[LogFile]:
 
 
 def lines_of(
-    folder: Path, namespace: str, pool: str | None, *, tail: int, follow: Callable[[], bool]
+    folder: Path, namespace: str, pool: str | None, *, tail: int | None, follow: Callable[[], bool]
 ) -> Iterator[tuple[LogFile, str]]:
-    """The last `tail` lines of each file, and every later one for as long as `follow` says so."""
+    """The last `tail` lines of each file (None: all), then later ones while `follow` says so."""
     positions: dict[Path, int] = {}
     first = True
     while True:
         for file in log_files(folder, namespace, pool):
             known = file.path in positions
             lines, positions[file.path] = _read(file.path, positions.get(file.path, 0))
-            # A file that appears while we follow is new as a whole.
-            for line in lines if known or not first else lines[max(0, len(lines) - tail) :]:
+            if first and not known and tail is not None:
+                # A file that appears while we follow is new as a whole.
+                lines = lines[max(0, len(lines) - tail) :]
+            for line in lines:
                 yield file, line
         if not follow():
             return

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from thornback.cluster.errors import ClusterNotRunning, ThornbackError
+from thornback.cluster.errors import ClusterNotRunning, ConfigError, ThornbackError
 
 EXIT_SAID_NO = 1
 EXIT_USAGE = 2
@@ -55,7 +57,22 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def exit_code_of(error: ThornbackError) -> int:
     """What a command that failed with `error` exits with."""
+    if isinstance(error, ConfigError):
+        return EXIT_USAGE
     return EXIT_NOT_RUNNING if isinstance(error, ClusterNotRunning) else EXIT_SAID_NO
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Write, inside, what the user named.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
 
 
 class ProgressLine:

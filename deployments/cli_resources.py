@@ -14,7 +14,7 @@ import typer
 
 from thornback.deployments.cli_arguments import arguments_of
 from thornback.deployments.cli_call import open_client
-from thornback.deployments.cli_output import JsonOption, hint, print_json, print_table
+from thornback.deployments.cli_output import JsonOption, hint, print_json, print_table, writing
 from thornback.deployments.cli_target import KeyFileOption, NameOption, UrlOption
 
 CHUNK_BYTES = 1024 * 1024
@@ -80,7 +80,8 @@ def get(
         return
     content = b"".join(_bytes_of(part) for part in result["contents"])
     if output is not None:
-        output.write_bytes(content)
+        with writing(output):
+            output.write_bytes(content)
         hint(f"wrote {len(content)} bytes to {output}")
     elif sys.stdout.isatty() and any("blob" in part for part in result["contents"]):
         raise typer.BadParameter("this is binary; name a file for it", param_hint="-o")

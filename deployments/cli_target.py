@@ -35,8 +35,12 @@ KeyFileOption = Annotated[
 ]
 
 
-def cluster_here(name: str | None) -> ClusterFile:
+def cluster_here(name: str | None, how: str = "add --cluster and one of") -> ClusterFile:
     """The cluster `name` of this machine, or the only one that runs.
+
+    Args:
+        name: As the user gave it.
+        how: How this command is told the name, where it must be.
 
     Raises:
         ClusterNotRunning: there is none, or more than one; the message says what to do.
@@ -55,7 +59,7 @@ def cluster_here(name: str | None) -> ClusterFile:
         raise ClusterNotRunning("no cluster runs here: start one with `thornback up`")
     if len(running) > 1:
         names = ", ".join(cluster.name for cluster in running)
-        raise ClusterNotRunning(f"several clusters run here: add --cluster and one of {names}")
+        raise ClusterNotRunning(f"several clusters run here: {how} {names}")
     return running[0]
 
 
@@ -72,14 +76,18 @@ def key_of(key_file: Path | None) -> str | None:
     """The bearer key to send, None for none.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or what is there is no key.
     """
     if key_file is None:
-        return os.environ.get(KEY_VARIABLE, "").strip() or None
-    try:
-        return key_file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{key_file}: the key cannot be read") from error
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+    else:
+        try:
+            key = key_file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{key_file}: the key cannot be read") from error
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{key_file or KEY_VARIABLE}: a key is one line of ASCII; this is none")
+    return key or None
 
 
 def _answers(url: str) -> bool:

@@ -6,7 +6,6 @@ put is served so that no browser runs it in this origin.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -18,16 +17,17 @@ from thornback.cluster.catalog import ResourceSpec
 from thornback.cluster.errors import HttpRefusal, StoreError, ThornbackError
 from thornback.cluster.ids import new_id
 from thornback.cluster.protocol import rpc_error
-from thornback.deployments.access_log import AccessRecord, write_access
+from thornback.deployments.access_log import AccessRecord, recorded
 from thornback.deployments.clock import Clock
 from thornback.deployments.http_edge import (
-    BODY_TIMEOUT_S,
     ClientGone,
     Headers,
     Neighbours,
     Receive,
     Scope,
     drain,
+    ending,
+    next_piece,
 )
 from thornback.deployments.mcp_endpoint import Catalogs, caller_of
 from thornback.deployments.replies import Answer, Send, send_answer
@@ -40,7 +40,6 @@ MAX_PARAMETERS = 16
 UPLOAD_TIMEOUT_S = 600.0
 """Longest that a body may take as a whole: few contents can arrive at a time, so that slow senders
 would keep all others out."""
-CLIENT_GONE_STATUS = 499
 
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})", re.ASCII)
 
@@ -73,27 +72,23 @@ class ContentEndpoint:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = self._clock.monotonic()
-        method = scope["method"]
-        record = AccessRecord(self._clock.wall(), self._gateway, new_id("call"))
-        record.method, record.name = f"resources {method}", scope["path"]
-        try:
-            await self._answer(scope, receive, send, record)
-        except ClientGone:
-            record.status = CLIENT_GONE_STATUS
-        except ThornbackError as error:
-            await drain(receive)
-            answer = _refusal(error)
-            record.status, record.error = answer.status, error.code
-            await send_answer(send, answer)
-        except Exception:
-            error_id = new_id("err")
-            logger.exception("%s of a resource failed (%s)", method, error_id)
-            record.status, record.error = 500, "internal"
-            await send_answer(send, _error(500, f"Internal error ({error_id})", "internal"))
-        finally:
-            record.duration_ms = (self._clock.monotonic() - began) * 1000
-            write_access(record)
+        method, receive = scope["method"], ending(receive)
+        with recorded(self._clock, self._gateway) as record:
+            record.method, record.name = f"resources {method}", scope["path"]
+            try:
+                await self._answer(scope, receive, send, record)
+            except ThornbackError as error:
+                await drain(receive)
+                answer = _refusal(error)
+                record.status, record.error = answer.status, error.code
+                await send_answer(send, answer)
+            except ClientGone:
+                raise
+            except Exception:
+                error_id = new_id("err")
+                logger.exception("%s of a resource failed (%s)", method, error_id)
+                record.status, record.error = 500, "internal"
+                await send_answer(send, _error(500, f"Internal error ({error_id})", "internal"))
 
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, record: AccessRecord
@@ -142,18 +137,9 @@ async def _body(receive: Receive, headers: Mapping[str, str], clock: Clock) -> A
     latest = clock.monotonic() + UPLOAD_TIMEOUT_S
     more = True
     while more:
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                message = await receive()
-        except TimeoutError:
-            raise HttpRefusal(408, "the body stopped coming", {"Connection": "close"}) from None
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        if clock.monotonic() > latest:
-            raise HttpRefusal(408, "the body came too slowly", {"Connection": "close"})
-        more = message.get("more_body", False)
-        if message.get("body"):
-            yield message["body"]
+        piece, more = await next_piece(receive, clock, latest)
+        if piece:
+            yield piece
 
 
 async def _send_content(

@@ -1,31 +1,46 @@
 """What tools a pool has, found by a short Ray task in the pool's own environment.
 
-A pool may need packages that nobody else has, so only a process of its own can import it. The task
-asks for no GPU, has the pool's import time limit, and its findings are kept under a hash of what
-they came from, so that the next `up` does not pay again. A pool is registered whole or not at all:
-one that cannot be imported becomes an entry that says why, and takes no other pool down.
+A pool may need packages that nobody else has, so only a process of its own can import it; whether
+they are to be had is asked before. The task asks for no GPU, has the pool's import time limit, and
+its findings are kept under a hash of what they came from, so that the next `up` does not pay again.
+A pool is registered whole or not at all: one that cannot be imported becomes an entry that says
+why, and takes no other pool down nor keeps it waiting.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RuntimeEnvSetupError
+from ray.runtime_env import RuntimeEnv
 
 from thornback.cluster.catalog import PoolEntry, ToolSpec
 from thornback.cluster.config import ClusterConfig
 from thornback.cluster.errors import ConfigError, shown
 from thornback.cluster.settings import effective_tool
 from thornback.deployments.module_source import source_of, tools_in_source
+from thornback.deployments.packages import (
+    ANSWER_TIMEOUT_S,
+    CAUSE_CHARS,
+    Asked,
+    Packages,
+    installers_reason,
+    packages_of,
+    why_not_to_be_had,
+)
 from thornback.deployments.serve_config import PoolPlan
 
-CAUSE_CHARS = 300
+ANSWERS_POLL_S = 0.2
+"""Seconds between two looks at what installers said, while Ray is waited for too."""
 TOGETHER_S = 20.0
 """Seconds that the modules of several pools may take in one process."""
 ENVIRONMENT = "runtime_env"
@@ -33,6 +48,8 @@ ENVIRONMENT = "runtime_env"
 
 _UNSEEN = ("THORNBACK_POOL", "THORNBACK_CODE")
 """Variables that tell pools apart and are nothing to a module that is imported."""
+
+_Task: TypeAlias = "ray.ObjectRef[Any]"
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -49,6 +66,7 @@ class Discovered(NamedTuple):
 
     pool: PoolEntry
     tools: list[ToolSpec]
+    plan: PoolPlan
 
 
 def findings_key(plan: PoolPlan) -> str:
@@ -62,20 +80,91 @@ def findings_key(plan: PoolPlan) -> str:
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
 
 
-def discover(plans: list[PoolPlan]) -> dict[str, Findings]:
-    """Find the tools of pools, all at once. Blocks; the pools' import time limits bound it."""
-    found: dict[str, Findings] = {}
-    for together in alike(plans):
-        found |= _discover_together(together)
-    alone = {plan.name: begin_discovery(plan) for plan in plans if plan.name not in found}
-    for plan in plans:
-        if plan.name in alone:
-            found[plan.name] = await_discovery(alone[plan.name], plan)
-    return found
+def discover(plans: list[PoolPlan], asked: Asked | None = None) -> Iterator[dict[str, Findings]]:
+    """Begin to find the tools of pools, all at once, and tell of each as soon as it is known.
+
+    Blocks where more is asked for; the pools' import time limits bound it. Pools of like
+    environment are imported in one process, which is cheaper than one for each.
+
+    Args:
+        plans: The pools.
+        asked: What this machine was asked of their packages; None: the cluster is asked.
+    """
+    refused = {
+        plan.name: Findings(broken={ENVIRONMENT: why})
+        for plan in plans
+        if (why := environment_fault(plan.runtime_env))
+    }
+    answers: dict[Future[str | None], list[PoolPlan]] = {}
+    questions: list[_Step] = []
+    imports: list[_Step] = []
+    for group in alike([plan for plan in plans if plan.name not in refused]):
+        packages = packages_of(group[0].runtime_env)
+        if packages is None:
+            imports += _imports(group)
+        elif asked is not None and (answer := asked.answer(packages)):
+            answers[answer] = group
+        else:
+            questions.append(_Question(group, packages))
+    # What is soonest known first: all of them compete for the node's CPUs.
+    running = _begun([*questions, *imports])
+    return chain([refused] if refused else [], _as_they_come(running, answers))
+
+
+def _as_they_come(
+    running: dict[_Task, tuple[_Step, float]], answers: dict[Future[str | None], list[PoolPlan]]
+) -> Iterator[dict[str, Findings]]:
+    while running or answers:
+        for answer in [each for each in answers if each.done()]:
+            found, further = _answered(answers.pop(answer), answer.result())
+            running |= _begun(further)
+            if found:
+                yield found
+        if not running:
+            wait(answers, return_when=FIRST_COMPLETED)
+            continue
+        limit_s = min(deadline for _, deadline in running.values()) - time.monotonic()
+        limit_s = min(limit_s, ANSWERS_POLL_S) if answers else limit_s
+        done, _ = ray.wait(list(running), timeout=max(0.0, limit_s))
+        now = time.monotonic()
+        late = [task for task, (_, deadline) in running.items() if deadline <= now]
+        for task in dict.fromkeys([*done, *late]):
+            step, _ = running.pop(task)
+            found, further = step.end(task)
+            running |= _begun(further)
+            if found:
+                yield found
+
+
+def _answered(
+    plans: list[PoolPlan], why_not: str | None
+) -> tuple[dict[str, Findings], list[_Step]]:
+    """What follows from what an installer said of the packages of pools."""
+    if why_not is None:
+        return {}, _imports(plans)
+    return {plan.name: Findings(broken={ENVIRONMENT: why_not}) for plan in plans}, []
+
+
+def environment_fault(runtime_env: Mapping[str, Any]) -> str | None:
+    """Why Ray would not even try to make this environment; None where it would."""
+    try:
+        RuntimeEnv(**runtime_env)
+    except (TypeError, ValueError) as error:
+        return shown(str(error), CAUSE_CHARS)
+    return None
+
+
+def _begun(steps: list[_Step]) -> dict[_Task, tuple[_Step, float]]:
+    """The task of each step, with the moment when it is given up."""
+    return {step.begin(): (step, time.monotonic() + step.limit_s) for step in steps}
+
+
+def _imports(plans: list[PoolPlan]) -> list[_Step]:
+    return [_Together(plans)] if len(plans) > 1 else [_Alone(plan) for plan in plans]
 
 
 def alike(plans: list[PoolPlan]) -> list[list[PoolPlan]]:
-    """Groups of two and more pools whose environments differ in nothing that an import sees."""
+    """Groups of pools whose environments differ in nothing that an import sees."""
     groups: dict[str, list[PoolPlan]] = {}
     for plan in plans:
         variables = plan.runtime_env["env_vars"]
@@ -84,37 +173,105 @@ def alike(plans: list[PoolPlan]) -> list[list[PoolPlan]]:
         facts = [{**plan.runtime_env, "env_vars": seen}, options.label_selector]
         key = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
         groups.setdefault(key, []).append(plan)
-    return [group for group in groups.values() if len(group) > 1]
+    return list(groups.values())
 
 
-def _discover_together(plans: list[PoolPlan]) -> dict[str, Findings]:
-    """Import the modules of like pools in one process, which is cheaper than one for each.
+class _Step(Protocol):
+    """One task on the way to the findings of pools, and what comes after it."""
+
+    limit_s: float
+
+    def begin(self) -> _Task: ...
+
+    def end(self, task: _Task) -> tuple[dict[str, Findings], list[_Step]]:
+        """What the task came to, and the steps to go on with. It is done, or its time is over."""
+        ...
+
+
+class _Question:
+    """Whether the packages that pools of like environment name are to be had at all."""
+
+    limit_s = ANSWER_TIMEOUT_S + 2.0  # and a process to ask in
+
+    def __init__(self, plans: list[PoolPlan], packages: Packages) -> None:
+        self._plans = plans
+        self._packages = packages
+
+    def begin(self) -> _Task:
+        # Not in the pools' environment: it is what shall not be made in vain.
+        question = ray.remote(num_cpus=0, max_retries=0)(why_not_to_be_had)
+        selector = self._plans[0].config.ray_actor_options.label_selector
+        return question.options(label_selector=selector).remote(self._packages)
+
+    def end(self, task: _Task) -> tuple[dict[str, Findings], list[_Step]]:
+        try:
+            why: str | None = ray.get(task, timeout=0)
+        except (GetTimeoutError, RayError):
+            ray.cancel(task, force=True)
+            why = None
+        return _answered(self._plans, why)
+
+
+class _Together:
+    """The modules of several pools, imported in one process.
 
     Nothing for any of them if that goes wrong: then each gets a process and a time of its own, so
     that one pool cannot take another down.
     """
-    task = begin_discovery(plans[0], {plan.name: plan.config.tools for plan in plans})
-    limit_s = min(TOGETHER_S, *(plan.config.import_timeout_s for plan in plans))
-    try:
-        answers: dict[str, bytes] = ray.get(task, timeout=limit_s)
-    except (GetTimeoutError, RayError):
-        ray.cancel(task, force=True)
-        return {}
-    return {name: decode_findings(answer) for name, answer in answers.items()}
+
+    def __init__(self, plans: list[PoolPlan]) -> None:
+        self._plans = plans
+        self.limit_s = min(TOGETHER_S, *(plan.config.import_timeout_s for plan in plans))
+
+    def begin(self) -> _Task:
+        return _importing(self._plans)
+
+    def end(self, task: _Task) -> tuple[dict[str, Findings], list[_Step]]:
+        try:
+            answers: dict[str, bytes] = ray.get(task, timeout=0)
+        except (GetTimeoutError, RayError):
+            ray.cancel(task, force=True)
+            return {}, [_Alone(plan) for plan in self._plans]
+        return {name: decode_findings(answer) for name, answer in answers.items()}, []
 
 
-def begin_discovery(
-    plan: PoolPlan, modules: dict[str, list[str]] | None = None
-) -> ray.ObjectRef[dict[str, bytes]]:
-    """Start the task that imports a pool's modules, or those of several, in its environment."""
+class _Alone:
+    """The modules of one pool."""
+
+    def __init__(self, plan: PoolPlan) -> None:
+        self._plan = plan
+        self.limit_s = plan.config.import_timeout_s
+
+    def begin(self) -> _Task:
+        return _importing([self._plan])
+
+    def end(self, task: _Task) -> tuple[dict[str, Findings], list[_Step]]:
+        return {self._plan.name: self._findings(task)}, []
+
+    def _findings(self, task: _Task) -> Findings:
+        first = self._plan.config.tools[0]
+        try:
+            return decode_findings(ray.get(task, timeout=0)[self._plan.name])
+        except GetTimeoutError:
+            ray.cancel(task, force=True)
+            why = f"importing did not finish within {self.limit_s:g} s (import_timeout_s)"
+            return Findings(broken={first: why})
+        except RuntimeEnvSetupError as error:
+            return Findings(broken={ENVIRONMENT: installers_reason(str(error))})
+        except RayError as error:
+            why = f"the process that imported it died ({type(error).__name__})"
+            return Findings(broken={first: why})
+
+
+def _importing(plans: list[PoolPlan]) -> _Task:
+    """Start the task that imports the modules of pools in their environment."""
     task = ray.remote(num_cpus=0, max_retries=1, max_calls=1)(import_modules)
-    options = plan.config.ray_actor_options
-    found: ray.ObjectRef[dict[str, bytes]] = task.options(
-        name=f"thornback-discovery-{plan.name}",
-        runtime_env=plan.runtime_env,
-        label_selector=options.label_selector,
-    ).remote(modules or {plan.name: plan.config.tools})
-    return found
+    first = plans[0]
+    return task.options(
+        name=f"thornback-discovery-{first.name}",
+        runtime_env=first.runtime_env,
+        label_selector=first.config.ray_actor_options.label_selector,
+    ).remote({plan.name: plan.config.tools for plan in plans})
 
 
 def import_modules(pools: dict[str, list[str]]) -> dict[str, bytes]:
@@ -129,31 +286,8 @@ def import_modules(pools: dict[str, list[str]]) -> dict[str, bytes]:
     return found
 
 
-def await_discovery(task: ray.ObjectRef[dict[str, bytes]], plan: PoolPlan) -> Findings:
-    """Wait for the task, no longer than the pool's import time limit."""
-    limit_s = plan.config.import_timeout_s
-    try:
-        return decode_findings(ray.get(task, timeout=limit_s)[plan.name])
-    except GetTimeoutError:
-        ray.cancel(task, force=True)
-        why = f"importing did not finish within {limit_s:g} s (import_timeout_s)"
-        return Findings(broken={plan.config.tools[0]: why})
-    except RuntimeEnvSetupError as error:
-        return Findings(broken={ENVIRONMENT: _setup_failure(str(error))})
-    except RayError as error:
-        why = f"the process that imported it died ({type(error).__name__})"
-        return Findings(broken={plan.config.tools[0]: why})
-
-
 def decode_findings(data: bytes) -> Findings:
     return msgspec.json.decode(data, type=Findings)
-
-
-def _setup_failure(text: str) -> str:
-    """The line of a failed environment that says what is missing."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if line.lower().startswith("error")]
-    return shown((telling or lines or ["it cannot be set up"])[-1], CAUSE_CHARS)
 
 
 def pool_entry(plan: PoolPlan, ask: Mapping[str, float]) -> PoolEntry:
@@ -172,7 +306,7 @@ def catalog_entries(config: ClusterConfig, plan: PoolPlan, findings: Findings) -
     entry = pool_entry(plan, ask_of(plan))
     if findings.broken:
         module, cause = next(iter(findings.broken.items()))
-        return Discovered(_broken(config, plan, entry, module, cause), [])
+        return Discovered(_broken(config, plan, entry, module, cause), [], plan)
     tools = [
         effective_tool(config, msgspec.structs.replace(spec, pool=plan.name))
         for spec in findings.tools
@@ -180,8 +314,8 @@ def catalog_entries(config: ClusterConfig, plan: PoolPlan, findings: Findings) -
     ]
     if not tools:
         why = "it declares no tool"
-        return Discovered(_broken(config, plan, entry, plan.config.tools[0], why), [])
-    return Discovered(entry, tools)
+        return Discovered(_broken(config, plan, entry, plan.config.tools[0], why), [], plan)
+    return Discovered(entry, tools, plan)
 
 
 def _broken(

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import yaml
 
 from thornback.cluster.catalog import ToolSpec
 from thornback.cluster.config import ClusterConfig, PoolConfig, PrincipalConfig
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.settings import pool_settings, tool_settings
+from thornback.cluster.validation import nearest
 from thornback.deployments.modules_here import tools_here
 
 HIDDEN = "(from outside the file)"
@@ -85,11 +87,14 @@ def _declaration_of(config: ClusterConfig, tool: str) -> ToolSpec:
     found = tools_here(config)
     for pool, one in found.tools:
         if one.name == tool:
-            return one.spec(pool)
+            return msgspec.structs.replace(one, pool=pool)
     causes = "".join(
         f"\n{module} cannot be imported: {why}" for module, why in found.unseen.items()
     )
-    raise ConfigError(f"no module of this config declares a tool called {tool}{causes}")
+    causes += "".join(f"\n{line}" for line in found.broken)
+    near = nearest(tool, (one.name for _, one in found.tools))
+    hint = f"; did you mean {near}?" if near else ""
+    raise ConfigError(f"no module of this config declares a tool called {tool}{hint}{causes}")
 
 
 def _paths_from_outside(value: Any, path: str = "") -> set[str]:

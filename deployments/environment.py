@@ -47,6 +47,8 @@ _QUIET: Mapping[str, str] = {
     "RAY_SERVE_ROUTER_QUEUE_LEN_GAUGE_THROTTLE_S": "5",
     "RAY_SERVE_EVENT_LOOP_MONITORING_INTERVAL_S": "30",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # Workers that belong to no job yet cannot be forked, and are ready no sooner than others.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -60,7 +62,21 @@ _LOG_SIZES: Mapping[str, str] = {
     "RAY_ROTATION_MAX_BYTES": str(64 * 1024 * 1024),
     "RAY_ROTATION_BACKUP_COUNT": "2",
 }
+
+_FAILED_ENVIRONMENTS: Mapping[str, str] = {
+    # A pool's environment is a copy of Ray's own, made before pip is asked and removed again while
+    # every other pool's has to wait. pip itself tries a network again.
+    "RUNTIME_ENV_RETRY_TIMES": "1",
+    # Seconds; ten minutes would make an `up` after the mistake was mended fail like the first.
+    "BAD_RUNTIME_ENV_CACHE_TTL_SECONDS": "60",
+}
+
+_AS_THE_OPERATOR_SAYS: Mapping[str, str] = {**_LOG_SIZES, **_FAILED_ENVIRONMENTS}
 """What an operator may set otherwise in the environment of `up`."""
+
+FORKABLE: Mapping[str, str] = {"OPENBLAS_NUM_THREADS": "1"}
+"""What the fork server needs on top: threads do not survive a fork, and NumPy, which Serve imports,
+makes none then."""
 
 _ONE_MACHINE: Mapping[str, str] = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's name for a cluster of one machine: every server of its own then listens on loopback, where
@@ -150,7 +166,7 @@ def cluster_environment(
         if not key.startswith(_OF_ANOTHER_RAY + _OF_A_CALLER)
     }
     path = [str(paths.site), *filter(None, [own.get("PYTHONPATH")])]
-    return {**_LOG_SIZES, **kept, **settings, "PYTHONPATH": os.pathsep.join(path)}
+    return {**_AS_THE_OPERATOR_SAYS, **kept, **settings, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def driver_environment(address: str, token_path: str | None) -> dict[str, str]:

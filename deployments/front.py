@@ -1,7 +1,8 @@
 """The front door's own answers: what HAProxy says while no gateway can.
 
 Serve renders HAProxy's configuration from a template that answers in plain text (a 404 before it
-has heard of a gateway, a 500 when the last one is gone) and opens two side doors on every address.
+has heard of a gateway, a 500 when the last one is gone), loses clients that leave, and opens two
+side doors on every address.
 `RAY_SERVE_HAPROXY_BINARY_PATH` names what Serve starts as HAProxy, so a cluster that `up` starts
 gets this: a program that corrects those lines and becomes HAProxy, as the same process. Another
 one watches that process, and puts a stand-in on the same address when it dies.
@@ -72,11 +73,14 @@ def front_program(binary: str, directory: Path, loopback_only: bool) -> str:
         r"s#http-request return status 404 .*not found\..*#http-request return status 503 "
         rf"content-type application/json hdr Retry-After {RETRY_AFTER_S} string '{_BODY}'#",
         rf"s#^\( *errorfile 50[234]\) .*#\1 {directory}/unavailable.http#",
+        # HAProxy 2.8 loses a client that leaves while its spliced request is being answered, when
+        # head and body came apart on a connection that had an answer before: nobody would cancel.
+        "/^ *option splice-request/d",
     ]
     if loopback_only:  # the metrics and the statistics, which have no setting for an address
         edits.append(r"s#^\( *bind \)\*\{0,1\}:#\1127.0.0.1:#")
     here = shlex.quote(str(directory))
-    wrong = ["status 404 content-type text/plain"]
+    wrong = ["status 404 content-type text/plain", "option splice-request"]
     if loopback_only:
         wrong.append(r"bind \*\{0,1\}:")
     # A process that knows no gateway yet must not take requests from one that does.

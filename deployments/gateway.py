@@ -7,9 +7,6 @@ connections. Which tools there are it learns from the registry, never by import.
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -20,8 +17,8 @@ from ray import serve
 from thornback.cluster.actors import connect
 from thornback.cluster.blob_actor import BlobClient
 from thornback.cluster.config import GatewayConfig
-from thornback.cluster.protocol import RpcId
 from thornback.deployments.access_log import log_to_output
+from thornback.deployments.cancellations import Cancellations
 from thornback.deployments.clock import Clock, SystemClock
 from thornback.deployments.content_endpoint import PATH as CONTENT_PATH
 from thornback.deployments.content_endpoint import ContentEndpoint
@@ -32,27 +29,27 @@ from thornback.deployments.http_edge import Neighbours, Receive, Scope, drain
 from thornback.deployments.listen import Listening
 from thornback.deployments.lists import Lists
 from thornback.deployments.mcp_endpoint import (
-    BroadcastCancel,
     Catalogs,
     EndpointSettings,
     McpEndpoint,
+    PassOnCancel,
 )
 from thornback.deployments.mirror import CatalogMirror
 from thornback.deployments.reading import Contents, Reading
 from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Send, send_answer
 from thornback.deployments.request_states import RequestStates
-from thornback.deployments.routing import RoutingEngine
-from thornback.deployments.running_calls import RunningCalls
+from thornback.deployments.routing import PoolFinder, RoutingEngine
+from thornback.deployments.running_calls import Key, RunningCalls
 from thornback.deployments.sdk import Kernel
 from thornback.deployments.seal import Seals
 from thornback.deployments.sessions import Sessions
-from thornback.deployments.tool_calls import Engine, ToolCalls
+from thornback.deployments.tool_calls import ToolCalls
 from thornback.deployments.uploads import Uploads
 
 SERVER_NAME = "thornback"
 FIRST_CATALOG_S = 60.0
-
-logger = logging.getLogger(__name__)
+CANCEL_TIMEOUT_S = 2.0
+"""For every gateway to hear of cancellations: one that hangs holds up no others."""
 
 App = Callable[[Scope, Receive, Send], Any]
 
@@ -113,12 +110,12 @@ def assemble(
     gateway: str,
     keys: Sequence[bytes],
     catalogs: Catalogs,
-    engine: Engine,
+    pools: PoolFinder,
     contents: Contents,
     uploads: Uploads,
     listening: Listening,
     running: RunningCalls,
-    broadcast_cancel: BroadcastCancel,
+    pass_on_cancel: PassOnCancel,
     clock: Clock,
     keep_alive_s: float = KEEP_ALIVE_S,
 ) -> GatewayApp:
@@ -135,6 +132,7 @@ def assemble(
     scope = "public" if anonymous else "private"
     lists = Lists(seals, config.page_size, scope)
     reading = Reading(contents, states, scope)
+    engine = RoutingEngine(lambda: catalogs.catalog, pools, clock, config.max_timeout_s)
     kernel = Kernel(
         SERVER_NAME,
         version("thornback"),
@@ -161,7 +159,7 @@ def assemble(
         Sessions(seals, clock),
         kernel,
         running,
-        broadcast_cancel,
+        pass_on_cancel,
         clock,
     )
     content_endpoint = ContentEndpoint(
@@ -194,17 +192,12 @@ class Gateway:
         self._listening = Listening()
         self._registry = connect(cluster)
         self._mirror = CatalogMirror(self._registry, self._clock)
-        self._background: set[asyncio.Task[None]] = set()
 
     async def __serve_build_asgi_app__(self) -> GatewayApp:
         """Called by Serve in the replica, before it takes requests."""
         log_to_output()
         await self._mirror.start(FIRST_CATALOG_S)
         self._mirror.on_change(self._listening.changed)
-        pools = Pools(self._clock)
-        engine = RoutingEngine(
-            lambda: self._mirror.catalog, pools, self._clock, self._config.max_timeout_s
-        )
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
         return assemble(
@@ -214,20 +207,20 @@ class Gateway:
             gateway=serve.get_replica_context().replica_tag,
             keys=await self._registry.keys(),
             catalogs=self._mirror,
-            engine=engine,
+            pools=Pools(self._clock),
             contents=contents,
             uploads=Uploads(
                 self._mirror, self._registry, blobs, contents, anonymous=self._anonymous
             ),
             listening=self._listening,
             running=self._running,
-            broadcast_cancel=self._broadcast_cancel,
+            pass_on_cancel=Cancellations(self._ask_all).pass_on,
             clock=self._clock,
         )
 
-    async def cancel(self, session: str, rpc_id: RpcId) -> bool:
-        """Cancel a call that runs here; False where none of this name does."""
-        return self._running.cancel((session, rpc_id))
+    async def cancel(self, keys: Sequence[Key]) -> int:
+        """Cancel what runs here of these calls; how many did."""
+        return sum(self._running.cancel(key) for key in keys)
 
     async def info(self) -> dict[str, Any]:
         """What this replica sees: for `status`, which compares it with what `up` set."""
@@ -249,21 +242,10 @@ class Gateway:
     async def check_health(self) -> None:
         """A gateway that answers is well: without the registry it serves what it knows."""
 
-    async def _broadcast_cancel(self, session: str, rpc_id: RpcId) -> None:
-        """Ask every gateway; the client is answered meanwhile, for a notification has no result."""
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._ask_all(session, rpc_id), context=contextvars.Context())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _ask_all(self, session: str, rpc_id: RpcId) -> None:
+    async def _ask_all(self, keys: Sequence[Key]) -> None:
         here = serve.get_replica_context()
         handle = serve.get_deployment_handle(here.deployment, here.app_name)
-        try:
-            await handle.broadcast("cancel", session, rpc_id).results_async()
-        except Exception:
-            # The call ends at its deadline all the same.
-            logger.exception("a cancellation did not reach every gateway")
+        await handle.broadcast("cancel", keys).results_async(timeout_s=CANCEL_TIMEOUT_S)
 
 
 def gateway_deployment(name: str) -> Any:

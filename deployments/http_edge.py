@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from thornback.cluster.errors import HeaderMismatch, HttpRefusal, InvalidRequest
+from thornback.deployments.clock import Clock
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -21,8 +22,10 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 MAX_HEADER_BYTES = 32 * 1024
 MAX_DRAINED_BYTES = 8 * 1024 * 1024
 """Of a body that is refused: read so that the client can read the answer."""
-BODY_TIMEOUT_S = 30.0
+BODY_PAUSE_S = 30.0
 """Longest pause between two pieces of a body."""
+BODY_TIMEOUT_S = 60.0
+"""Longest that the body of a request may take as a whole: 70 kB/s for the largest by default."""
 DRAIN_TIMEOUT_S = 5.0
 
 JSON_TYPE = "application/json"
@@ -169,35 +172,71 @@ def _accepts(accept: str, media_type: str) -> bool:
     return False
 
 
-async def read_body(receive: Receive, headers: Mapping[str, str], max_bytes: int) -> bytes:
+async def read_body(
+    receive: Receive, headers: Mapping[str, str], max_bytes: int, clock: Clock
+) -> bytes:
     """The whole body.
 
     Raises:
         HttpRefusal: 413 for one larger than `max_bytes`, after it was drained to a bound; 408 for
-            one that stopped coming.
+            one that stopped coming, or still came after `BODY_TIMEOUT_S`.
         ClientGone: if the client went away.
     """
     if _said_length(headers) > max_bytes:
         await drain(receive)
         raise _too_large(max_bytes)
-    pieces, size = [], 0
-    while True:
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                message = await receive()
-        except TimeoutError:
-            raise HttpRefusal(408, "the body stopped coming", {"Connection": "close"}) from None
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        piece = message.get("body", b"")
+    latest = clock.monotonic() + BODY_TIMEOUT_S
+    pieces, size, more = [], 0, True
+    while more:
+        piece, more = await next_piece(receive, clock, latest)
         size += len(piece)
         if size > max_bytes:
-            if message.get("more_body"):
+            if more:
                 await drain(receive, size)
             raise _too_large(max_bytes)
         pieces.append(piece)
-        if not message.get("more_body"):
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def next_piece(receive: Receive, clock: Clock, latest: float) -> tuple[bytes, bool]:
+    """What comes next of a body, and whether more follows.
+
+    Args:
+        receive: ASGI's.
+        clock: What `latest` is on.
+        latest: When the whole body must be here.
+
+    Raises:
+        HttpRefusal: 408 if the body stops coming, or still comes after `latest`.
+        ClientGone: if the client went away.
+    """
+    try:
+        async with asyncio.timeout(BODY_PAUSE_S):
+            message = await receive()
+    except TimeoutError:
+        raise HttpRefusal(408, "the body stopped coming", {"Connection": "close"}) from None
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    if clock.monotonic() > latest:
+        raise HttpRefusal(408, "the body came too slowly", {"Connection": "close"})
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def ending(receive: Receive) -> Receive:
+    """A `receive` that says once more that the body is at its end, where ASGI's would wait for the
+    client to leave: it may be drained by who does not know how far it was read."""
+    end: Mapping[str, Any] | None = None
+
+    async def next_message() -> Mapping[str, Any]:
+        nonlocal end
+        if end is not None:
+            return end
+        message = await receive()
+        if not message.get("more_body", False):
+            end = {"type": message["type"]}
+        return message
+
+    return next_message
 
 
 async def drain(receive: Receive, size: int = 0) -> None:

@@ -9,13 +9,15 @@ what happens, and what is undone when it fails.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,7 @@ import msgspec
 
 from thornback.cluster.catalog import encode_entry
 from thornback.cluster.config import ClusterConfig
-from thornback.cluster.errors import ClusterNotRunning, LaunchError
+from thornback.cluster.errors import ClusterNotRunning, ConfigError, LaunchError, shown
 from thornback.deployments.apply import (
     all_as_wanted,
     apply_applications,
@@ -43,10 +45,11 @@ from thornback.deployments.dashboard import Dashboard
 from thornback.deployments.environment import paths_of
 from thornback.deployments.example_call import example_call
 from thornback.deployments.lean_serve import import_serve
+from thornback.deployments.packages import Asked
 from thornback.deployments.pool_news import PoolNews, failure_of, pool_news
-from thornback.deployments.ports import is_free, listener_of
+from thornback.deployments.ports import listen_error, listener_of
 from thornback.deployments.private_files import make_private_dir
-from thornback.deployments.ray_driver import announce, join, leave
+from thornback.deployments.ray_driver import announce, join, leave, token_file
 from thornback.deployments.ray_failures import in_words
 from thornback.deployments.ray_process import answers, start_head, stop_processes
 from thornback.deployments.serve_config import (
@@ -59,7 +62,6 @@ from thornback.deployments.serve_config import (
     plan_pool,
     render_gateway,
     render_pool,
-    split_plan,
 )
 
 if TYPE_CHECKING:
@@ -89,8 +91,13 @@ def only_one(config: ClusterConfig) -> Iterator[None]:
 
     Raises:
         LaunchError: if another is at work.
+        ConfigError: if the state directory cannot be made.
     """
-    make_private_dir(config.state_path)
+    try:
+        make_private_dir(config.state_path)
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(f"state_dir: {config.state_path}: {why}") from error
     with (config.state_path / "up.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,7 +160,7 @@ def _start(
     paths = paths_of(config)
     if left := stop_processes(paths.temp_dir, {}):
         tell(f"ended {left} processes that an earlier cluster left behind")
-    _refuse_taken_port(config)
+    _refuse_address(config)
     tell("starting Ray")
     starting = start_head(config)
     cluster = ClusterFile(
@@ -198,10 +205,20 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)  # None: set in C
 
 
-def _refuse_taken_port(config: ClusterConfig) -> None:
+def _refuse_address(config: ClusterConfig) -> None:
     gateway = config.gateway
-    if is_free(gateway.port, gateway.host):
+    error = listen_error(gateway.port, gateway.host)
+    if error is None:
         return
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        raise LaunchError(
+            f"gateway.host {shown(gateway.host)} is no address of this machine: {error.strerror}"
+        )
+    if error.errno != errno.EADDRINUSE:
+        raise LaunchError(
+            f"cannot listen on {gateway.host} port {gateway.port}: {error.strerror}; choose "
+            "another gateway.host or gateway.port in the config"
+        )
     holder = listener_of(gateway.port)
     who = f" by {holder.name()} (pid {holder.pid})" if holder else ""
     raise LaunchError(
@@ -220,7 +237,7 @@ def _joined_file(config: ClusterConfig, address: str, config_path: Path | None) 
         namespace=config.namespace,
         state_dir=str(config.state_path),
         config_path=_text(config_path),
-        token_path=os.environ.get("RAY_AUTH_TOKEN_PATH"),
+        token_path=token_file(os.environ),
     )
 
 
@@ -231,6 +248,8 @@ def _deploy(
     if not cluster.dashboard_url:
         cluster = msgspec.structs.replace(cluster, dashboard_url=_dashboard_url())
     dashboard = Dashboard(cluster.dashboard_url, cluster.token)
+    asked = Asked(plan.runtime_env for plan in plans) if cluster.started_ray else None
+    tell = _once(tell)
     try:
         with ThreadPoolExecutor(2, "apply") as beside:
             # Serve's controller comes up while the dashboard does, and the front door while the
@@ -238,7 +257,7 @@ def _deploy(
             fronted = beside.submit(_start_serve, config)
             # Pools of modules that no pool names are known only when their tools are.
             applied = beside.submit(_apply, config, plans, dashboard, bool(config.modules), tell)
-            written = _register(config, plans, tell)
+            written = _register(config, plans, asked, tell)
             fronted.result()
             applied.result()
         if config.modules:
@@ -258,6 +277,8 @@ def _deploy(
         write_cluster_file(cluster)
         return Up(cluster, started, pools)
     finally:
+        if asked is not None:
+            asked.close()
         dashboard.close()
         leave()
 
@@ -277,12 +298,16 @@ def _apply(
 
 
 def _register(
-    config: ClusterConfig, plans: list[PoolPlan], tell: Tell
+    config: ClusterConfig, plans: list[PoolPlan], asked: Asked | None, tell: Tell
 ) -> list[tuple[PoolPlan, Discovered]]:
     from thornback.cluster.actors import BlockingRegistryClient, start_registry
     from thornback.cluster.blob_actor import start_blobs
-    from thornback.deployments.discovery import catalog_entries, refuse_doubled
-    from thornback.deployments.registration import find_tools, register_config, register_pools
+    from thornback.deployments.registration import (
+        catalog_as_found,
+        find_tools,
+        register_config,
+        register_pools,
+    )
 
     entries, contents = config_entries(config)
 
@@ -295,20 +320,40 @@ def _register(
         registry = BlockingRegistryClient(start_registry(config.namespace, config.state_path))
         tell("looking for tools")
         loose = plan_modules(config, VERSION)
-        findings = find_tools(registry, [*plans, *loose])
+        found = find_tools(registry, [*plans, *loose], asked)
         stored.result()  # before the catalog names what it stored
-    plans = [
-        *plans,
-        *(
-            part
-            for plan in loose
-            for part in split_plan(config, plan, findings[plan.name].tools, VERSION)
-        ),
-    ]
-    discovered = [catalog_entries(config, plan, findings[plan.source]) for plan in plans]
-    refuse_doubled({found.pool.name: found.tools for found in discovered})
     register_config(registry, config, entries)
-    return list(zip(plans, register_pools(registry, discovered), strict=True))
+    discovered = catalog_as_found(config, plans, loose, found, VERSION)
+    written = register_pools(registry, _telling_of_broken(discovered, tell))
+    order = [plan.name for plan in [*plans, *loose]]
+    written.sort(key=lambda found: order.index(found.plan.source))
+    return [(found.plan, found) for found in written]
+
+
+def _telling_of_broken(discovered: Iterable[Discovered], tell: Tell) -> Iterator[Discovered]:
+    """Tell of a pool that cannot run when that has been written; others may take a minute yet."""
+    for found in discovered:
+        yield found
+        if found.pool.state == "broken":
+            tell(_news_of_broken(found))
+
+
+def _news_of_broken(found: Discovered) -> PoolNews:
+    return PoolNews(found.pool.name, "broken", f"{found.pool.failed_module}: {found.pool.cause}")
+
+
+def _once(tell: Tell) -> Tell:
+    """`tell`, but for news that it has told already."""
+    told: set[PoolNews] = set()
+
+    def tell_new(news: str | PoolNews) -> None:
+        if isinstance(news, PoolNews):
+            if news in told:
+                return
+            told.add(news)
+        tell(news)
+
+    return tell_new
 
 
 def rendered(config: ClusterConfig, plans: list[PoolPlan]) -> list[dict[str, Any]]:
@@ -381,8 +426,11 @@ def _await_pools(
     from thornback.deployments.discovery import lacking, node_resources
 
     names = {plan.application: plan.name for plan, _ in written}
-    broken = {f.pool.name: f"{f.pool.failed_module}: {f.pool.cause}" for _, f in written
-              if f.pool.state == "broken"}  # fmt: skip
+    broken = {
+        found.pool.name: _news_of_broken(found).detail
+        for _, found in written
+        if found.pool.state == "broken"
+    }
     nodes = node_resources()
     infeasible = {
         found.pool.name: why for _, found in written if (why := lacking(found.pool.ask, nodes))

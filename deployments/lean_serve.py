@@ -1,7 +1,7 @@
 """Ray Serve as `up` and `status` import it: without pandas, and without its chatter.
 
 Serve imports pandas, where it is installed, for data frames that a command never sends; that takes
-longer than all the rest. In the processes of the cluster `process_site` sees to the same.
+longer than all the rest. In the processes of the cluster `process_start` sees to the same.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -25,7 +25,7 @@ from thornback.cluster.errors import (
     shown,
 )
 from thornback.cluster.ids import new_id
-from thornback.cluster.principals import Caller
+from thornback.cluster.principals import Caller, Principal
 from thornback.cluster.protocol import (
     Notification,
     Request,
@@ -37,6 +37,7 @@ from thornback.cluster.protocol import (
     encode_result,
     error_result,
     internal_error,
+    is_id,
     rpc_error,
 )
 from thornback.cluster.revisions import (
@@ -49,7 +50,7 @@ from thornback.cluster.revisions import (
     Revision,
     revision_asked,
 )
-from thornback.deployments.access_log import AccessRecord, write_access
+from thornback.deployments.access_log import AccessRecord, recorded
 from thornback.deployments.clock import Clock
 from thornback.deployments.exchange import Exchange, Notify
 from thornback.deployments.http_edge import (
@@ -63,20 +64,18 @@ from thornback.deployments.http_edge import (
     read_body,
 )
 from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Reply, Send, send_answer
-from thornback.deployments.running_calls import RunningCalls
+from thornback.deployments.running_calls import Key, RunningCalls
 from thornback.deployments.sdk import Kernel, check_param_headers, read_envelope
 from thornback.deployments.sessions import Session, Sessions, session_key
 from thornback.deployments.tool_calls import requested_version
 
-CLIENT_GONE_STATUS = 499
-"""For the log alone: nobody is there to read a status."""
 VERSION_HEADER = "mcp-protocol-version"
 SESSION_HEADER = "mcp-session-id"
 
 logger = logging.getLogger(__name__)
 
-BroadcastCancel = Callable[[str, RpcId], Awaitable[None]]
-"""Asks every gateway to cancel a call: by its session's key and its JSON-RPC id."""
+PassOnCancel = Callable[[Principal, Key], None]
+"""Has a call cancelled that another gateway may run: `Cancellations.pass_on`."""
 
 
 class Catalogs(Protocol):
@@ -120,7 +119,7 @@ class McpEndpoint:
         sessions: Sessions,
         kernel: Kernel,
         running: RunningCalls,
-        broadcast_cancel: BroadcastCancel,
+        pass_on_cancel: PassOnCancel,
         clock: Clock,
     ) -> None:
         self._settings = settings
@@ -129,22 +128,12 @@ class McpEndpoint:
         self._sessions = sessions
         self._kernel = kernel
         self._running = running
-        self._broadcast_cancel = broadcast_cancel
+        self._pass_on_cancel = pass_on_cancel
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = self._clock.monotonic()
-        record = AccessRecord(self._clock.wall(), self._settings.gateway, new_id("call"))
-        try:
+        with recorded(self._clock, self._settings.gateway) as record:
             await self._answer(scope, receive, send, record)
-        except ClientGone:
-            record.status = CLIENT_GONE_STATUS
-        except asyncio.CancelledError:
-            record.status = CLIENT_GONE_STATUS
-            raise
-        finally:
-            record.duration_ms = (self._clock.monotonic() - began) * 1000
-            write_access(record)
 
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, record: AccessRecord
@@ -160,7 +149,7 @@ class McpEndpoint:
             await send_answer(send, _refusal(None, error, record))
             return
         try:
-            body = await read_body(receive, headers, self._settings.max_body_bytes)
+            body = await read_body(receive, headers, self._settings.max_body_bytes, self._clock)
             message = decode_message(body)
         except ThornbackError as error:
             await send_answer(send, _refusal(None, error, record))
@@ -198,23 +187,24 @@ class McpEndpoint:
                 if not legacy and version != MODERN.name:
                     raise UnsupportedVersion(version or "", SUPPORTED_MODERN)
                 if legacy:
-                    await self._notified(message, headers, caller)
+                    self._notified(message, headers, caller)
         except ThornbackError as error:
             return _refusal(None, error, record)
         record.status = 202
         return Answer(202, b"")
 
-    async def _notified(self, message: Notification, headers: Headers, caller: Caller) -> None:
+    def _notified(self, message: Notification, headers: Headers, caller: Caller) -> None:
         session_id = headers.get(SESSION_HEADER)
         if session_id is None:
             return
         self._sessions.read(session_id, caller.principal)
         rpc_id = message.params.get("requestId")
-        if message.method != "notifications/cancelled" or not isinstance(rpc_id, str | int):
+        # What is no id names no request; a long one would travel to every gateway all the same.
+        if message.method != "notifications/cancelled" or not is_id(rpc_id):
             return
-        key = session_key(session_id)
-        if not self._running.cancel((key, rpc_id)):
-            await self._broadcast_cancel(key, rpc_id)
+        key = (session_key(session_id), rpc_id)
+        if not self._running.cancel(key):
+            self._pass_on_cancel(caller.principal, key)
 
     # --- requests ---------------------------------------------------------------------------------
 

@@ -24,7 +24,8 @@ class ModuleSource(NamedTuple):
     root: str | None
     """Directory that must be on the path of the pool's processes; None: found without."""
     code_hash: str
-    """Over the module's file, or over all of its top-level package; empty where not found."""
+    """Over the module's file, or all of its top-level package, and over what it imports from
+    beside it; empty where not found."""
 
 
 def source_of(module: str, base_dir: Path) -> ModuleSource:
@@ -34,7 +35,7 @@ def source_of(module: str, base_dir: Path) -> ModuleSource:
     if spec is None:
         spec = _ours(module) if module.startswith("thornback.") else _find(module, sys.path)
     path = _file_of(spec)
-    return ModuleSource(module, path, root, _hash_of(module, path))
+    return ModuleSource(module, path, root, _hash_of(module, path, root))
 
 
 def _find(module: str, path: list[str]) -> ModuleSpec | None:
@@ -64,19 +65,66 @@ def _file_of(spec: ModuleSpec | None) -> Path | None:
     return Path(spec.origin)
 
 
-def _hash_of(module: str, path: Path | None) -> str:
+def _hash_of(module: str, path: Path | None, root: str | None) -> str:
     if path is None:
         return ""
-    files = [path]
-    depth = module.count(".") if path.name != "__init__.py" else module.count(".") + 1
-    if depth and not module.startswith("thornback."):
-        # A module of a package usually imports its neighbours: a change of any is a change.
-        files = sorted(path.parents[depth - 1].rglob("*.py"))
+    depth = module.count(".") + (path.name == "__init__.py")
+    if module.startswith("thornback."):
+        top, files = path.parent, {path}
+    elif root is None:
+        top = path.parents[depth]
+        files = _files_of(module.partition(".")[0], top)
+    else:
+        top = Path(root)
+        files = _files_with_imports(module.partition(".")[0], top)
     digest = hashlib.sha256()
-    for file in files:
+    for file in sorted(files):
         content = file.read_bytes()
-        digest.update(f"{file.name}\0{len(content)}\0".encode() + content)
+        digest.update(f"{file.relative_to(top)}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
+
+
+def _files_with_imports(name: str, root: Path) -> set[Path]:
+    """The files of a top-level module, and of all in `root` that it imports, however far."""
+    waiting, seen = [name], set[str]()
+    files: set[Path] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        found = _files_of(name, root)
+        files.update(found)
+        waiting.extend(imported for file in found for imported in _imported(file))
+    return files
+
+
+def _files_of(name: str, directory: Path) -> set[Path]:
+    """The files of a top-level module that is in `directory`; none where it is not."""
+    package, file = directory / name, directory / f"{name}.py"
+    # As Python chooses: a folder without `__init__.py` is a package where there is no such file.
+    if file.is_file() and not (package / "__init__.py").is_file():
+        return {file}
+    # A module of a package usually imports its neighbours: a change of any is a change.
+    return set(package.rglob("*.py"))
+
+
+def _imported(file: Path) -> set[str]:
+    """Top-level names that a file imports, wherever in it; computed names stay unknown.
+
+    Relative imports stay in the package, which counts as a whole.
+    """
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
 
 
 def tools_in_source(path: Path) -> list[str]:

@@ -67,15 +67,25 @@ def _single_ports(ports: Ports) -> list[int]:
 
 def is_free(port: int, host: str = "") -> bool:
     """Whether a server could listen on this port now; `host` empty: on every address."""
+    return listen_error(port, host) is None
+
+
+def listen_error(port: int, host: str = "") -> OSError | None:
+    """What a server would run into that listened there now; None: nothing.
+
+    A `gaierror` where `host` is neither an address nor a name of one.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do, so that connections of a server that is gone do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As servers do, so that connections of a server that is gone do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+    except TypeError:  # what `bind` says of a name that cannot be encoded
+        return socket.gaierror(socket.EAI_NONAME, "not a host name")
+    except OSError as error:
+        return error
+    return None
 
 
 def listener_of(port: int) -> psutil.Process | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 from thornback.cluster.errors import ClusterNotRunning, LaunchError
 from thornback.deployments.cluster_file import ClusterFile
@@ -10,9 +12,22 @@ from thornback.deployments.environment import driver_environment
 from thornback.deployments.ray_process import answers
 
 
+def token_file(environment: Mapping[str, str]) -> str | None:
+    """The file with the token for a Ray that others started, as `ray start` finds it for itself.
+
+    None where there is none, or where the environment holds the token or says that none is wanted.
+    """
+    if environment.get("RAY_AUTH_MODE") == "disabled" or environment.get("RAY_AUTH_TOKEN"):
+        return None
+    default = Path(environment.get("HOME", "/"), ".ray", "auth_token")
+    return environment.get("RAY_AUTH_TOKEN_PATH") or (str(default) if default.exists() else None)
+
+
 def announce(cluster: ClusterFile) -> None:
     """Put into this process's environment how to join; best before Ray is imported."""
     os.environ.pop("RAY_ADDRESS", None)
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.update(driver_environment(cluster.address, cluster.token_path))
 
 
@@ -30,6 +45,7 @@ def join(cluster: ClusterFile) -> None:
     import ray
 
     _read_environment_again()
+    _refuse_without_token(cluster.address)
     try:
         ray.init(
             address=cluster.address,
@@ -50,6 +66,26 @@ def _read_environment_again() -> None:
     one_machine = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR) == "0"
     ray_constants.ENABLE_RAY_CLUSTER = not one_machine
     _raylet.Config.initialize("")  # type: ignore[attr-defined]
+
+
+def _refuse_without_token(address: str) -> None:
+    """Refuse a Ray that does not know this process; Ray itself would ask twenty times.
+
+    Raises:
+        LaunchError: with what to do.
+    """
+    from ray import _raylet
+    from ray.exceptions import AuthenticationError
+
+    try:
+        _raylet.GcsClient(address=address)  # type: ignore[attr-defined]
+    except AuthenticationError as error:
+        raise LaunchError(
+            f"the Ray at {address} wants another token than this process has: name the file with "
+            "its token in RAY_AUTH_TOKEN_PATH"
+        ) from error
+    except Exception:  # what else is wrong with it, `ray.init` says
+        return
 
 
 def leave() -> None:

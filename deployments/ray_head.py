@@ -11,15 +11,21 @@ to standard output, and exits; what it started goes on.
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
+from ray import JobID
 from ray._private import node, parameter, ray_constants, services
 
+from thornback.deployments.environment import FORKABLE
 from thornback.deployments.ports import Ports
+from thornback.deployments.process_start import FORK_SERVER, FORK_SOCKET
 
 DASHBOARD_MODULES = "ServeHead"
 DASHBOARD_NICENESS = 5
@@ -39,6 +45,7 @@ def start(options: HeadOptions) -> dict[str, int]:
     """Start the control store, the dashboard and this node; return the pid of each."""
     pids: dict[str, int] = {}
     start_process = services.start_ray_process
+    to_fork_server = _listening_at(Path(options.temp_dir, FORK_SOCKET))
 
     def start_and_note(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
         if process_type == ray_constants.PROCESS_TYPE_DASHBOARD:
@@ -76,7 +83,38 @@ def start(options: HeadOptions) -> dict[str, int]:
     node.Node(
         parameter.RayParams(**parameters), head=True, shutdown_at_exit=False, spawn_reaper=False
     )
+    # Not sooner: its imports would take the CPU from the raylet's agents, which have 15 s to start.
+    log = Path(options.temp_dir, f"{FORK_SERVER}.log")
+    raylet = pids[ray_constants.PROCESS_TYPE_RAYLET]
+    pids[FORK_SERVER] = _start_fork_server(to_fork_server, raylet, log)
     return pids
+
+
+def _listening_at(path: Path) -> socket.socket:
+    """Before the raylet is there: its first worker must not come too early."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen(socket.SOMAXCONN)
+    return listener
+
+
+def _start_fork_server(listener: socket.socket, raylet: int, log: Path) -> int:
+    # The first driver of a Ray is `up`, and all that lasts in the cluster is of its job.
+    ours = {
+        "RAY_JOB_ID": JobID.from_int(1).hex(),
+        "RAY_RAYLET_PID": str(raylet),
+        **FORKABLE,
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "thornback.deployments.fork_server"],
+            stdin=listener.fileno(),
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **ours},
+            start_new_session=True,
+        )
+    return process.pid
 
 
 if __name__ == "__main__":

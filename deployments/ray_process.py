@@ -22,6 +22,7 @@ import psutil
 
 from thornback.cluster.config import ClusterConfig
 from thornback.cluster.errors import LaunchError
+from thornback.deployments import process_start
 from thornback.deployments.environment import (
     Paths,
     cluster_environment,
@@ -31,7 +32,6 @@ from thornback.deployments.environment import (
 from thornback.deployments.front import prepare_front
 from thornback.deployments.ports import Ports, free_ports, is_free
 from thornback.deployments.private_files import make_private_dir, write_private
-from thornback.deployments.process_site import write_site
 
 START_TIMEOUT_S = 90.0
 GRACE_S = 2.0
@@ -133,7 +133,7 @@ def _prepare(config: ClusterConfig, paths: Paths) -> None:
     make_private_dir(paths.temp_dir)
     if not paths.token.exists():
         write_private(paths.token, secrets.token_hex(32).encode())
-    write_site(paths.site)
+    write_private(paths.site / "sitecustomize.py", Path(process_start.__file__).read_bytes())
     prepare_front(paths, loopback_only=config.loopback_only)
 
 

@@ -6,12 +6,13 @@ registered takes no other down with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 import msgspec
 
 from thornback.cluster.actors import BlockingRegistryClient
-from thornback.cluster.catalog import Space
+from thornback.cluster.catalog import Space, ToolSpec
 from thornback.cluster.config import ClusterConfig
 from thornback.cluster.errors import RegistrationError
 from thornback.cluster.principals import PrincipalEntry
@@ -20,11 +21,14 @@ from thornback.deployments.contents import ConfigEntry, stale_keys
 from thornback.deployments.discovery import (
     Discovered,
     Findings,
+    catalog_entries,
     decode_findings,
     discover,
     findings_key,
+    refuse_doubled,
 )
-from thornback.deployments.serve_config import PoolPlan
+from thornback.deployments.packages import Asked
+from thornback.deployments.serve_config import PoolPlan, split_plan
 
 _NOTES = "discovery"
 
@@ -34,22 +38,69 @@ class _Noted(msgspec.Struct, frozen=True):
     findings: msgspec.Raw
 
 
-def find_tools(registry: BlockingRegistryClient, plans: list[PoolPlan]) -> dict[str, Findings]:
-    """What tools each pool has; asked of the pools' environments only where it is not known."""
+def find_tools(
+    registry: BlockingRegistryClient, plans: list[PoolPlan], asked: Asked | None = None
+) -> Iterator[dict[str, Findings]]:
+    """Begin to find what tools pools have, and tell of each as soon as it is known.
+
+    Their environments are asked only where it is not known from before. `asked` as in `discover`.
+    """
     known: dict[str, Findings] = {}
     for plan in plans:
         noted = registry.noted(_NOTES, plan.name)
         note = msgspec.json.decode(noted, type=_Noted) if noted else None
         if note is not None and note.key == findings_key(plan):
             known[plan.name] = decode_findings(bytes(note.findings))
-    unknown = [plan for plan in plans if plan.name not in known]
-    found = discover(unknown)
-    for plan in unknown:
-        findings = found[plan.name]
+    unknown = {plan.name: plan for plan in plans if plan.name not in known}
+    begun = discover(list(unknown.values()), asked)
+    return chain([known], (_noted(registry, unknown, found) for found in begun))
+
+
+def _noted(
+    registry: BlockingRegistryClient, plans: Mapping[str, PoolPlan], found: dict[str, Findings]
+) -> dict[str, Findings]:
+    """`found`, kept for the next time."""
+    for name, findings in found.items():
         if not findings.broken:  # what failed may work when it is tried again
-            note = _Noted(findings_key(plan), msgspec.Raw(msgspec.json.encode(findings)))
-            registry.note(_NOTES, plan.name, msgspec.json.encode(note))
-    return known | found
+            key = findings_key(plans[name])
+            note = _Noted(key, msgspec.Raw(msgspec.json.encode(findings)))
+            registry.note(_NOTES, name, msgspec.json.encode(note))
+    return found
+
+
+def catalog_as_found(
+    config: ClusterConfig,
+    plans: list[PoolPlan],
+    loose: list[PoolPlan],
+    found: Iterable[dict[str, Findings]],
+    version: str,
+) -> Iterator[Discovered]:
+    """What the catalog shall hold of each pool, in the order in which it is found out.
+
+    Args:
+        config: The whole config.
+        plans: The pools.
+        loose: Of modules that no pool names: a pool for each of their tool versions.
+        found: As `find_tools` tells it.
+        version: Thornback's.
+
+    Raises:
+        ConfigError: if two pools offer the same version of a tool.
+    """
+    named = {plan.name: plan for plan in plans}
+    split = {plan.name: plan for plan in loose}
+    offered: dict[str, list[ToolSpec]] = {}
+    for name, findings in chain.from_iterable(part.items() for part in found):
+        parts = (
+            [named[name]]
+            if name in named
+            else split_plan(config, split[name], findings.tools, version)
+        )
+        for plan in parts:
+            discovered = catalog_entries(config, plan, findings)
+            offered[plan.name] = discovered.tools
+            refuse_doubled(offered)
+            yield discovered
 
 
 def register_pools(
@@ -64,7 +115,9 @@ def register_pools(
     for found in discovered:
         name = found.pool.name
         try:
-            registry.write(edit_of(found.pool, *found.tools, pool=name))
+            # A tool may have been another pool's before; of this config it is nobody else's.
+            moved: list[tuple[Space, str]] = [("tools", spec.key) for spec in found.tools]
+            registry.write(edit_of(found.pool, *found.tools, withdraw=moved, pool=name))
         except RegistrationError as refusal:
             broken = msgspec.structs.replace(
                 found.pool,
@@ -73,7 +126,7 @@ def register_pools(
                 cause=str(refusal).splitlines()[0],
                 lost_tools=tuple(sorted(spec.name for spec in found.tools)),
             )
-            found = Discovered(broken, [])
+            found = found._replace(pool=broken, tools=[])
             registry.write(edit_of(broken, pool=name))
         written.append(found)
     wanted = {found.pool.name for found in written}

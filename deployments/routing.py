@@ -38,7 +38,7 @@ from thornback.cluster.messages import (
     Raised,
     Refused,
 )
-from thornback.cluster.policies import GiveUp, effective_timeout_s, retry_verdict
+from thornback.cluster.policies import GiveUp, retry_verdict
 from thornback.cluster.principals import Caller
 from thornback.cluster.validation import SchemaCheck, nearest
 from thornback.deployments.clock import Clock
@@ -65,8 +65,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     request_state: str | None = None
     """Opened by the edge: what the tool left, as plain text."""
     traceparent: str | None = None
-    timeout_s: float | None = None
-    """Seconds that the caller would wait; None: as long as the tool's policy says."""
 
 
 class Routed(msgspec.Struct, frozen=True):
@@ -123,7 +121,7 @@ class RoutingEngine:
         catalog = self._catalog()
         spec = tool_for(call, catalog)
         pool = self._pools.get(_pool_of(spec, catalog))
-        timeout_s = effective_timeout_s(spec.call.timeout_s, call.timeout_s, self._max_timeout_s)
+        timeout_s = min(spec.call.timeout_s, self._max_timeout_s)
         queue_timeout_s = min(spec.call.queue_timeout_s, self._max_timeout_s)
         fitting = await self._fitting(spec, call.arguments)
         call = msgspec.structs.replace(call, arguments=fitting)
@@ -213,14 +211,12 @@ def tool_for(call: Call, catalog: Catalog) -> ToolSpec:
         return spec
     if call.version is not None and catalog.tool(call.tool, caller) is not None:
         raise UnknownTool(call.tool, f"it has no version {shown(call.version)}")
-    for entry in catalog.of("pools").values():
-        if (
-            isinstance(entry, PoolEntry)
-            and entry.state == "broken"
-            and call.tool in entry.lost_tools
-            and caller.may_use(call.tool)
-        ):
-            raise _broken(entry)
+    # Whom a lost tool admits is not known, but where another version of it is still there, that
+    # one does not admit this caller.
+    if caller.may_use(call.tool) and call.tool not in catalog.tools:
+        for entry in catalog.of("pools").values():
+            if isinstance(entry, PoolEntry) and call.tool in _lost(entry):
+                raise _broken(entry)
     near = nearest(call.tool, (s.name for s in catalog.listed_tools(caller)))
     raise UnknownTool(call.tool, f"did you mean {near}?" if near else "")
 
@@ -232,6 +228,10 @@ def _pool_of(spec: ToolSpec, catalog: Catalog) -> PoolEntry:
     if entry.state == "broken":
         raise _broken(entry)
     return entry
+
+
+def _lost(entry: PoolEntry) -> tuple[str, ...]:
+    return entry.lost_tools if entry.state == "broken" else ()
 
 
 def _broken(entry: PoolEntry) -> PoolBroken:

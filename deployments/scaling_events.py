@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
 from thornback.cluster.errors import ThornbackError
+from thornback.cluster.news import unreadable
 from thornback.cluster.scaling import Scaled
-
-if TYPE_CHECKING:
-    from thornback.cluster.actors import BlockingRegistryClient
 
 KEEP = 20
 """Events that are kept of each pool."""
@@ -41,15 +39,25 @@ def announce(application: str, event: Scaled) -> None:
     ).start()
 
 
-def last_events(registry: BlockingRegistryClient, pools: list[str]) -> dict[str, list[Scaled]]:
+class AddedNotes(Protocol):
+    """What is asked of the registry; `BlockingRegistryClient` is one."""
+
+    def added_notes(self, space: str, keys: list[str]) -> list[list[bytes]]: ...
+
+
+def last_events(registry: AddedNotes, pools: list[str]) -> dict[str, list[Scaled]]:
     """The last events of each pool, oldest first.
 
     Raises:
         RegistryUnavailable: if it does not answer.
+        StoreError: if this version cannot read its answer.
     """
     found = {}
     for pool, notes in zip(pools, registry.added_notes(SPACE, pools), strict=True):
-        events = [msgspec.json.decode(note, type=Scaled) for note in notes]
+        try:
+            events = [msgspec.json.decode(note, type=Scaled) for note in notes]
+        except msgspec.DecodeError as error:
+            raise unreadable(error) from None
         # Each was sent by a thread of its own.
         found[pool] = sorted(events, key=lambda event: event.at_s)
     return found

@@ -7,16 +7,16 @@ a problem in the report and no exception: `status` is asked when something is wr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 import psutil
 
 from thornback.cluster.catalog import Catalog, PoolEntry
-from thornback.cluster.errors import LaunchError, RegistryUnavailable
+from thornback.cluster.errors import LaunchError, RegistryUnavailable, StoreError
 from thornback.cluster.scaling import Scaled
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.dashboard import Dashboard
@@ -25,10 +25,14 @@ from thornback.deployments.environment import EXPECTED, missing_settings
 from thornback.deployments.front import uncorrected
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.pool_news import pool_news, replicas_of
+from thornback.deployments.process_start import FORK_SERVER
 from thornback.deployments.ray_driver import join, leave
 from thornback.deployments.ray_failures import in_words
 from thornback.deployments.scaling_events import last_events
 from thornback.deployments.serve_config import GATEWAY_APP, POOL_DEPLOYMENT
+
+if TYPE_CHECKING:
+    from thornback.cluster.actors import RegistryInfo
 
 HOST_TIMEOUT_S = 5.0
 
@@ -249,21 +253,67 @@ def gather(cluster: ClusterFile) -> Facts:
     facts.environment = _gateway_environment(cluster, facts)
     if cluster.temp_dir is not None and (wrong := uncorrected(Path(cluster.temp_dir))):
         facts.problems.append(wrong)
+    if lost := without_forks(cluster, _command_of):
+        facts.problems.append(lost)
     return facts
+
+
+def without_forks(cluster: ClusterFile, command_of: Callable[[int], Sequence[str]]) -> str | None:
+    """What is wrong where `up` started a fork server that is gone; else None.
+
+    Args:
+        cluster: The cluster.
+        command_of: From a pid to its command line; empty where there is no such process.
+    """
+    pid = cluster.pids.get(FORK_SERVER)
+    if pid is None or any(part.endswith(FORK_SERVER) for part in command_of(pid)):
+        return None
+    return (
+        "the fork server is gone: each new replica takes seconds longer to start, until "
+        "`thornback down` and `thornback up`"
+    )
+
+
+def _command_of(pid: int) -> Sequence[str]:
+    try:
+        return psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return ()
 
 
 def _ask_ray(cluster: ClusterFile, facts: Facts) -> None:
     from thornback.cluster.actors import BlockingRegistryClient, connect
 
     facts.nodes = node_resources()
-    registry = BlockingRegistryClient(connect(cluster.namespace))
+    hear_registry(BlockingRegistryClient(connect(cluster.namespace)), facts)
+    facts.hosts = _ask_hosts(cluster, facts.details)
+
+
+class RegistryReader(Protocol):
+    """What a report needs of the registry; `BlockingRegistryClient` is one."""
+
+    def catalog(self) -> Catalog: ...
+
+    def info(self) -> RegistryInfo: ...
+
+    def added_notes(self, space: str, keys: list[str]) -> list[list[bytes]]: ...
+
+
+def hear_registry(registry: RegistryReader, facts: Facts) -> None:
+    """Take note of what the registry says, and of what it does not."""
     try:
-        facts.catalog = registry.catalog()
         facts.registry_pid = registry.info().pid
-        facts.decisions = last_events(registry, sorted(facts.catalog.of("pools")))
     except RegistryUnavailable as error:
         facts.problems.append(str(error))
-    facts.hosts = _ask_hosts(cluster, facts.details)
+        return
+    except StoreError as error:  # of another version, or without its store
+        facts.problems.append(str(error))
+    try:
+        facts.catalog = registry.catalog()
+        facts.decisions = last_events(registry, sorted(facts.catalog.of("pools")))
+    except (RegistryUnavailable, StoreError) as error:
+        if str(error) not in facts.problems:
+            facts.problems.append(str(error))
 
 
 def _ask_hosts(cluster: ClusterFile, details: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -121,7 +121,6 @@ class ToolCalls:
             input_responses=None if responses is None else msgspec.json.encode(responses),
             request_state=self._states.open(exchange) if modern else None,
             traceparent=traceparent if isinstance(traceparent, str) else None,
-            timeout_s=None,
         )
 
     def _input_required(self, exchange: Exchange, needed: InputNeeded) -> dict[str, Any]:
@@ -152,9 +151,15 @@ def input_required(
 
 
 def requested_version(meta: Mapping[str, Any]) -> str | None:
-    """The version of the tool that a request's `_meta` names, if it names one."""
+    """The version of the tool that a request's `_meta` names, if it names one.
+
+    Raises:
+        InvalidParams: if what it names is no text.
+    """
     version = meta.get(VERSION_META)
-    return version if isinstance(version, str) else None
+    if version is not None and not isinstance(version, str):
+        raise InvalidParams(f"_meta {VERSION_META} is not a string")
+    return version
 
 
 class Reporter:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 THORNBACK = Path(sys.executable).with_name("thornback")
 UP_TIMEOUT_S = 180
 DOWN_TIMEOUT_S = 60
-TIERS = ("unit", "protocol", "on_ray/faults", "docs", "on_ray")
+TIERS = ("unit", "protocol", "on_ray/foreign", "on_ray/faults", "docs", "on_ray")
 MARK = "THORNBACK_TEST_CLUSTER"
 """Variable that every process of the session's cluster inherits."""
 
@@ -72,6 +72,14 @@ class RunningCluster:
             except (psutil.AccessDenied, psutil.NoSuchProcess):
                 continue
         return found
+
+    def kill(self) -> None:
+        """End them all at once; what one has started since, and what ends with another, too."""
+        while left := self.processes():
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=1)
 
 
 def free_port() -> int:
@@ -125,8 +133,7 @@ def brought_up(running: RunningCluster) -> Iterator[None]:
     finally:
         down = running.thornback("down", running.name, timeout_s=DOWN_TIMEOUT_S)
         left = _left_after(running, timeout_s=20)
-        for process in left:
-            process.kill()
+        running.kill()
         shutil.rmtree(running.home, ignore_errors=True)
     assert down.returncode == 0, down.stdout + down.stderr
     assert not left, f"`down` left {[p.name() for p in left]}"

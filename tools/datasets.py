@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from thornback.tools import ToolFailure
 
@@ -53,14 +54,22 @@ class Dataset:
     """In the order of their paths; never empty."""
 
 
-def registered() -> dict[str, Dataset]:
-    """The datasets that have files now, by name, in the order of the config."""
-    found = {}
+class Registered(NamedTuple):
+    """The datasets of the config as they are now, by name, in its order."""
+
+    here: dict[str, Dataset]
+    absent: dict[str, str]
+    """Those that cannot be read now, and the sentence that `dataset` refuses each with."""
+
+
+def registered() -> Registered:
+    """Look at every dataset: a broken one does not take the others away."""
+    found = Registered({}, {})
     for name, references in _references(os.environ.get(VARIABLE, "{}")).items():
         try:
-            found[name] = _dataset(name, references)
-        except ToolFailure:
-            continue  # one broken dataset must not take the others away; `dataset` says why
+            found.here[name] = _dataset(name, references)
+        except ToolFailure as error:
+            found.absent[name] = str(error)
     return found
 
 

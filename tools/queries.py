@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from thornback.tools import ToolContext, ToolFailure
-from thornback.tools.datasets import Dataset, registered
+from thornback.tools.datasets import Registered, registered
 
 if importlib.util.find_spec("duckdb") is None:
     raise ImportError('this needs DuckDB: pip install "thornback[data]"')
@@ -144,7 +144,7 @@ def _sentence(error: str) -> str:
 class _QueryProcess:
     """One child process over the datasets as they were when it started."""
 
-    def __init__(self, datasets: dict[str, Dataset]) -> None:
+    def __init__(self, datasets: Registered) -> None:
         self.datasets = datasets
         self._buffer = b""
         # A clean environment: SQL has no business with the host's secrets.
@@ -164,8 +164,9 @@ class _QueryProcess:
                         "files": [file.path for file in dataset.files],
                         "size_bytes": sum(file.size_bytes for file in dataset.files),
                     }
-                    for name, dataset in datasets.items()
+                    for name, dataset in datasets.here.items()
                 },
+                "absent": datasets.absent,
                 "memory_bytes": MEMORY_BYTES,
                 "threads": int(os.environ.get("THORNBACK_THREADS", "1")),
             }

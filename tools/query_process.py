@@ -24,7 +24,7 @@ import re
 import resource
 import sys
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 BATCH_ROWS = 200
@@ -62,14 +62,18 @@ class Refused(Exception):
 class Guard:
     """Which tables a statement reads, and whether it does nothing else."""
 
-    def __init__(self, tables: Collection[str], reserved: Collection[str]) -> None:
+    def __init__(
+        self, tables: Collection[str], reserved: Collection[str], absent: Mapping[str, str]
+    ) -> None:
         """
         Args:
             tables: The datasets.
+            absent: Datasets that cannot be read, and the sentence that says so.
             reserved: Names of DuckDB's own tables and views.
         """
         self._tables = tables
         self._reserved = reserved
+        self._absent = absent
         self.used: set[str] = set()
         """Datasets that the last checked statement reads."""
 
@@ -140,6 +144,8 @@ class Guard:
             self.used |= set(self._tables)
         elif name in self._tables:
             self.used.add(name)
+        elif name in self._absent:
+            raise Refused(self._absent[name])
         else:
             raise Refused("use SHOW TABLES, or DESCRIBE with the name of a dataset")
 
@@ -148,7 +154,11 @@ class Guard:
         name = path[-1]
         if name in self._tables and path in ([name], ["main", name]):
             self.used.add(name)
-        elif path != [name] or name not in named:
+        elif path == [name] and name in named:
+            return
+        elif name in self._absent and path in ([name], ["main", name]):
+            raise Refused(self._absent[name])
+        else:
             raise Refused(unknown_table(".".join(path), self._tables))
 
 
@@ -186,7 +196,9 @@ def _syntax_error(parsed: dict[str, Any]) -> str:
 class Engine:
     """One locked DuckDB over the datasets."""
 
-    def __init__(self, datasets: dict[str, Any], memory_bytes: int, threads: int) -> None:
+    def __init__(
+        self, datasets: dict[str, Any], absent: dict[str, str], memory_bytes: int, threads: int
+    ) -> None:
         import duckdb
 
         self._datasets = datasets
@@ -211,7 +223,7 @@ class Engine:
         self._connection.execute(f"SET allowed_paths = [{listed}]")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
-        self._guard = Guard(datasets, self._own_names())
+        self._guard = Guard(datasets, self._own_names(), absent)
 
     def _own_names(self) -> set[str]:
         """What a table name without a schema reaches when there are no datasets."""
@@ -339,7 +351,9 @@ def main() -> None:
     opening = next(requests)
     import duckdb
 
-    engine = Engine(opening["datasets"], opening["memory_bytes"], opening["threads"])
+    engine = Engine(
+        opening["datasets"], opening["absent"], opening["memory_bytes"], opening["threads"]
+    )
     if sys.platform == "linux":
         limit_process(opening["memory_bytes"])
     _send([{"ready": True}])

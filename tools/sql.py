@@ -85,7 +85,8 @@ def sql_query(
 
 def _report(ctx: ToolContext, answer: queries.Answer, rows: list[queries.Row]) -> None:
     ctx.partial({"columns": answer.columns, "rows": rows}, text=_csv(rows))
-    ctx.progress(len(answer.rows), message=f"{len(answer.rows)} rows")
+    count = len(answer.rows)
+    ctx.progress(count, message="1 row" if count == 1 else f"{count} rows")
 
 
 def _text(answer: queries.Answer) -> str:
@@ -95,7 +96,8 @@ def _text(answer: queries.Answer) -> str:
     if not answer.rows:
         return f"{table}\n(no rows)"
     if answer.truncated:
-        return f"{table}\n(first {len(answer.rows)} rows; there are more)"
+        first = "row" if len(answer.rows) == 1 else f"{len(answer.rows)} rows"
+        return f"{table}\n(first {first}; there are more)"
     return table
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import ROOT, RunningCluster
 from tests.docs.blocks import Block, Runner, blocks_of
 from thornback.cluster.config import load_config
+from thornback.deployments.modules_here import tools_here, warnings_of
 
 PAGES = ("README.md", "docs/author.md", "docs/operator.md", "docs/agents.md")
 
@@ -39,6 +40,19 @@ def test_the_extra_that_a_command_installs_exists(word: str) -> None:
 def test_what_the_first_command_brings_up_is_a_shipped_config() -> None:
     assert readme_block("install").text.endswith("&& thornback up\n")
     assert load_config(ROOT / "configs/local.yaml").gateway.port == 8000
+
+
+def test_the_first_tool_has_seven_lines_and_validate_has_nothing_to_say(
+    tmp_path: Path,
+) -> None:
+    for name in ("my_tools.py", "mine.yaml"):
+        (tmp_path / name).write_text(readme_block(name).text, "utf-8")
+    config = load_config(tmp_path / "mine.yaml")
+    found = tools_here(config)
+    assert [tool.name for _, tool in found.tools] == ["reverse"]
+    assert warnings_of(config, found) == []
+    written = [line for line in readme_block("my_tools.py").text.splitlines() if line.strip()]
+    assert len(written) == 7
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -24,15 +24,14 @@ from thornback.cluster.catalog import (
     key_of,
 )
 from thornback.cluster.config import GatewayConfig
-from thornback.cluster.principals import PrincipalEntry, key_hash
+from thornback.cluster.principals import Principal, PrincipalEntry, key_hash
 from thornback.cluster.protocol import RpcId
 from thornback.cluster.resources import sha256_of
 from thornback.deployments.clock import SystemClock
 from thornback.deployments.contents import ContentReader
 from thornback.deployments.gateway import GatewayApp, assemble
 from thornback.deployments.listen import Listening
-from thornback.deployments.routing import RoutingEngine
-from thornback.deployments.running_calls import RunningCalls
+from thornback.deployments.running_calls import Key, RunningCalls
 from thornback.deployments.uploads import Uploads
 from thornback.tools.definition import Tool, tools_of
 
@@ -129,12 +128,12 @@ class Cluster:
             gateway=f"gateway-{len(self._gateways)}",
             keys=[b"k" * 32],
             catalogs=self.catalogs,
-            engine=RoutingEngine(lambda: self.catalogs.catalog, self.pools, clock),
+            pools=self.pools,
             contents=contents,
             uploads=uploads,
             listening=listening,
             running=running,
-            broadcast_cancel=self._broadcast,
+            pass_on_cancel=self._pass_on_cancel,
             clock=clock,
             keep_alive_s=self._keep_alive_s,
         )
@@ -146,9 +145,9 @@ class Cluster:
         for listening in self.listening:
             listening.changed(old, new)
 
-    async def _broadcast(self, session: str, rpc_id: RpcId) -> None:
+    def _pass_on_cancel(self, _: Principal, key: Key) -> None:
         for running in self._gateways:
-            running.cancel((session, rpc_id))
+            running.cancel(key)
 
 
 @dataclass
@@ -274,7 +273,13 @@ class Client:
             merged = {**usual, **(headers or {})}
             headers = [(name, value) for name, value in merged.items() if value is not None]
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-        scope = {"type": "http", "method": method, "path": path, "headers": raw}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": b"",
+            "headers": raw,
+        }
         return Exchange(self.app, scope, body, more_body)
 
     async def send(self, body: bytes, headers: Any = None, **options: Any) -> Answered:

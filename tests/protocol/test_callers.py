@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.protocol import tools_under_test
-from tests.protocol.gateways import LEGACY, Client, Cluster, offered
+from tests.protocol.gateways import LEGACY, POOL, Client, Cluster, offered
+from thornback.cluster.principals import Principal
 
 pytestmark = pytest.mark.anyio
 KEYS = {"ann": ("tbk_key-of-ann", ("*",)), "bob": ("tbk_key-of-bob", ("add", "ste*"))}
@@ -121,6 +122,19 @@ async def test_each_calls_what_it_may_use() -> None:
         assert (await bob(gateway).tool("add", {"a": 1, "b": 2})).text == "3"
         assert (await ann(gateway).tool("rows")).status == 200
         assert (await bob(gateway).tool("rows")).status == 400
+
+
+@pytest.mark.requirement("callers:own-view")
+async def test_a_tool_is_told_who_calls() -> None:
+    cluster = Cluster([tools_under_test], keys=KEYS)
+    gateway = cluster.gateway()
+    await bob(gateway).tool("add", {"a": 1, "b": 2})
+    await ann(gateway).tool("add", {"a": 1, "b": 2}, headers={"x-forwarded-user": "bob"})
+    calls = cluster.pools.get(POOL).calls
+    assert [call.principal for call in calls] == [
+        Principal("default", "bob"),
+        Principal("default", "ann"),
+    ]
 
 
 @pytest.mark.requirement("callers:own-view")

@@ -1,11 +1,13 @@
 """What HTTP itself refuses, and the headers of MCP."""
 
 import json
+import re
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests.conftest import ROOT
 from tests.protocol import tools_under_test
 from tests.protocol.gateways import HOST, META, MODERN, Answered, Client, Cluster
 from thornback.cluster.catalog import Catalog
@@ -43,6 +45,15 @@ async def test_health_is_told_whatever_the_host(cluster: Cluster) -> None:
     for path in ("/healthz", "/readyz"):
         answered = await client.send(b"", {"host": "10.0.0.7:30001"}, method="GET", path=path)
         assert answered.status == 200
+
+
+@pytest.mark.requirement("http:health")
+async def test_what_operators_are_told_that_clients_find_is_there(client: Client) -> None:
+    page = (ROOT / "docs/operator.md").read_text("utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| `gateway.port` |")]
+    paths = re.findall(r"`(/[^`]+)`", row)
+    statuses = {path: (await client.send(b"", path=path)).status for path in paths}
+    assert statuses == {"/mcp": 400, "/resources/sha256/...": 405, "/healthz": 200, "/readyz": 200}
 
 
 @pytest.mark.requirement("http:health")

@@ -4,6 +4,9 @@ import pytest
 
 from tests.protocol import tools_under_test
 from tests.protocol.gateways import POOL, Client, Cluster, offered
+from thornback.cluster.catalog import ToolSpec
+from thornback.cluster.revisions import Revision
+from thornback.deployments import lists
 from thornback.tools.definition import tool_of
 
 pytestmark = pytest.mark.anyio
@@ -66,3 +69,24 @@ async def test_a_cursor_of_another_list_is_invalid() -> None:
     client = Cluster([tools_under_test], offered(), config={"page_size": 1}).gateway()
     cursor = (await client.call("tools/list")).result["nextCursor"]
     assert (await client.call("prompts/list", {"cursor": cursor})).error["code"] == -32602
+
+
+@pytest.mark.requirement("tools:list:order")
+async def test_a_tool_is_written_once_until_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    write = lists.tool_json
+
+    def noted(spec: ToolSpec, revision: Revision) -> bytes:
+        written.append(spec.name)
+        return write(spec, revision)
+
+    monkeypatch.setattr(lists, "tool_json", noted)
+    cluster = Cluster([tools_under_test])
+    client = cluster.gateway()
+    for _ in range(3):
+        await client.call("tools/list")
+    assert sorted(written) == sorted(set(written))
+    written.clear()
+    cluster.put(tool_of(tools_under_test.add).spec(POOL.name).__replace__(description="Sums."))
+    await client.call("tools/list")
+    assert written == ["add"]

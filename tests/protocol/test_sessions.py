@@ -177,6 +177,20 @@ async def test_a_cancellation_reaches_the_gateway_that_runs_the_call(cluster: Cl
 
 
 @pytest.mark.requirement("sessions:cancelled")
+async def test_what_is_no_id_cancels_nothing(client: Client) -> None:
+    session = await client.session("2025-11-25")
+    running = session.begin_call("tools/call", {"name": "wait"}, meta={"progressToken": 1})
+    await running.until("waiting")
+    for no_id in (True, 1.0, None, [1]):
+        params = {"requestId": no_id}
+        await session.call("notifications/cancelled", params, rpc_id=None)
+    answer = await client.call("tools/list")
+    assert (answer.status, running.task.done(), len(client.running)) == (200, False, 1)
+    await session.call("notifications/cancelled", {"requestId": 1}, rpc_id=None)
+    await running.end()
+
+
+@pytest.mark.requirement("sessions:cancelled")
 async def test_another_session_cannot_cancel_it(client: Client) -> None:
     session, other = await client.session("2025-11-25"), await client.session("2025-11-25")
     running = session.begin_call("tools/call", {"name": "wait"}, meta={"progressToken": 1})

@@ -38,6 +38,19 @@ async def test_a_version_that_is_not_there_is_an_unknown_tool(client: Client) ->
     assert answered.error["code"] == -32602
 
 
+@pytest.mark.requirement("tools:call:meta")
+@pytest.mark.parametrize("version", [{"a": 1}, 1])
+async def test_a_version_that_is_no_text_is_refused(client: Client, version: object) -> None:
+    arguments, asked = {"a": 1, "b": 2}, {"io.thornback/version": version}
+    session = await client.session("2025-06-18")
+    for answered in (
+        await client.tool("add", arguments, meta=asked),
+        await session.call("tools/call", {"name": "add", "arguments": arguments}, meta=asked),
+    ):
+        assert answered.error["code"] == -32602
+        assert answered.error["message"].endswith("io.thornback/version is not a string")
+
+
 @pytest.mark.requirement("tools:call:bad-arguments")
 async def test_bad_arguments_are_for_the_model_to_read(client: Client) -> None:
     answered = await client.tool("add", {"a": "one", "b": 2})
@@ -126,6 +139,14 @@ async def test_a_full_queue_is_503_with_the_time_to_come_again(
     answered = await client.tool("add", {"a": 1, "b": 2})
     assert (answered.status, answered.headers["retry-after"]) == (503, "2")
     assert answered.error["data"] == {"code": "pool.overloaded", "retryAfterS": 1.5}
+
+
+@pytest.mark.requirement("tools:call:deadline")
+async def test_no_call_has_more_time_than_the_config_allows() -> None:
+    cluster = Cluster([tools_under_test], config={"max_timeout_s": 7})
+    await cluster.gateway().tool("add", {"a": 1, "b": 2})
+    (sent,) = cluster.pools.get(POOL).calls
+    assert (sent.remaining_s, sent.queue_timeout_s) == (7, 7)
 
 
 @pytest.mark.requirement("tools:call:json-when-silent")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -27,26 +28,35 @@ BEGINNINGS = {
     "failing": "1 / 0",
     "slow": "import time\n\ntime.sleep(60)",
     "greedy": "",
+    "absent": "import no_such_package_xyz",
 }
 """How the module of each pool begins."""
+ABSENT = "no-such-package-xyz==9.9"
+LOOSE = "loose"
+"""A module that no pool names; it can run."""
 KNOWN_WITHIN_S = 10.0
 
 
 @pytest.fixture(scope="module")
 def broken(hurt: HurtCluster) -> Iterator[HurtCluster]:
-    """The cluster with a pool for each way not to run."""
+    """The cluster with a pool for each way not to run; `told` in its home is what `up` told."""
     for name, beginning in BEGINNINGS.items():
         (hurt.home / f"{name}_module.py").write_text(beginning + TOOL.format(name=name), "utf-8")
 
+    (hurt.home / f"{LOOSE}_module.py").write_text(TOOL.format(name=LOOSE), "utf-8")
+
     def change(config: dict[str, Any]) -> None:
+        config["modules"] = [f"{LOOSE}_module"]
         pools = {name: {"tools": [f"{name}_module"]} for name in BEGINNINGS}
         pools["slow"]["import_timeout_s"] = 3  # type: ignore[assignment]
         pools["greedy"]["ray_actor_options"] = {"num_gpus": 1}  # type: ignore[assignment]
+        pools["absent"]["runtime_env"] = {"pip": [ABSENT]}  # type: ignore[assignment]
         config["pools"] |= pools
 
     hurt.configure(change)
     up = hurt.thornback("up", str(hurt.config), "--detach", timeout_s=120)
     assert up.returncode == 0, up.stdout + up.stderr
+    (hurt.home / "told").write_text(up.stderr, "utf-8")
     yield hurt
     hurt.configure(lambda config: None)
     up = hurt.thornback("up", str(hurt.config), "--detach", timeout_s=120)
@@ -58,6 +68,7 @@ WHY = {
     "failing": ("failing_module", "ZeroDivisionError"),
     "slow": ("slow_module", "within 3 s"),
     "greedy": ("1 GPU", "0 GPU"),
+    "absent": ("runtime_env", f"No matching distribution found for {ABSENT}"),
 }
 """What a caller is told of each pool, as parts of the text."""
 
@@ -72,6 +83,13 @@ def test_status_names_the_reason_of_each(broken: HurtCluster) -> None:
     assert "GPU 1" in pools["greedy"]["reason"]
     assert pools["missing"]["lost_tools"] == ["tool_of_missing"]
     assert pools["text"]["state"] in ("idle", "ready")
+
+
+def test_a_package_that_does_not_exist_is_told_soon(broken: HurtCluster) -> None:
+    told = (broken.home / "told").read_text("utf-8")
+    ((at_s, why),) = re.findall(r"([\d.]+) s  ! pool absent is broken: (.*)", told)
+    assert float(at_s) < KNOWN_WITHIN_S, told
+    assert why == f"runtime_env: No matching distribution found for {ABSENT}"
 
 
 @pytest.mark.parametrize("name", WHY)
@@ -89,6 +107,15 @@ def test_a_call_is_told_why_at_once(broken: HurtCluster, name: str) -> None:
 def test_the_others_go_on(broken: HurtCluster) -> None:
     answer = call(broken, "text_stats", {"text": "one two"})
     assert not answer.result["isError"]
+
+
+def test_a_module_that_no_pool_names_has_a_pool_for_each_version_of_its_tools(
+    broken: HurtCluster,
+) -> None:
+    assert call(broken, f"tool_of_{LOOSE}").result["content"][0]["text"] == LOOSE
+    pools = json.loads(broken.thornback("status", broken.name, "--json").stdout)["pools"]
+    (pool,) = (pool for pool in pools.values() if pool["modules"] == [f"{LOOSE}_module"])
+    assert pool["tools"] == [f"tool_of_{LOOSE}@1.0.0"]
 
 
 def call(hurt: HurtCluster, tool: str, arguments: dict[str, Any] | None = None) -> Answer:

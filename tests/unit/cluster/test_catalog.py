@@ -13,6 +13,7 @@ from thornback.cluster.catalog import (
     decode_entry,
     encode_entry,
 )
+from thornback.cluster.news import Snapshot
 from thornback.cluster.principals import EVERYBODY, Caller, Principal, PrincipalEntry, key_hash
 
 SCHEMA = msgspec.Raw(b'{ "type": "object" }')
@@ -128,6 +129,35 @@ def test_a_change_makes_another_catalog_and_leaves_the_old_one() -> None:
 def test_a_change_in_a_space_of_a_later_version_is_counted_and_ignored() -> None:
     after = catalog_of(tool("a")).changed(1, [Change(9, "rollouts", "a", b"{}")])
     assert (names(after), after.number) == (["a"], 9)
+
+
+def written_later(key: str) -> bytes:
+    """An entry with a field in a form that this version does not know."""
+    return encode_entry(tool(key)).replace(b'"text"', b'{"any_of":["text"]}')
+
+
+def test_a_change_that_cannot_be_read_takes_its_entry_away_and_leaves_the_rest(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    new = Change(2, "tools", "a@1.0.0", written_later("a"))
+    after = catalog_of(tool("a"), tool("b")).changed(1, [new, put(tool("c"), 3)])
+    assert (names(after), after.number) == (["b", "c"], 3)
+    assert [record.getMessage() for record in caplog.records] == [
+        "tools a@1.0.0 is left out of the catalog: Expected `str`, got `object` - at `$.pool`"
+    ]
+
+
+def test_an_entry_of_a_snapshot_that_cannot_be_read_leaves_the_rest(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    entries = [
+        ("tools", "a@1.0.0", written_later("a")),
+        ("tools", "b@1.0.0", encode_entry(tool("b"))),
+        ("prompts", "p", b"no JSON"),
+    ]
+    catalog = Snapshot("sto_1", 1, 7, entries).catalog()
+    assert (names(catalog), catalog.number) == (["b"], 7)
+    assert caplog.text.count("is left out of the catalog") == 2
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from thornback.cluster.config import is_loopback, load_config, parse_config
+from thornback.cluster.config import is_loopback, load_config, parse_config, read_yaml
 from thornback.cluster.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -59,6 +59,32 @@ def test_a_config_without_tools_is_refused(tmp_path: Path) -> None:
     assert "nothing to run" in refusal(tmp_path, "version: 1")
 
 
+def test_merge_keys_fill_in_what_a_mapping_does_not_say_itself(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "a: &a {x: 1, y: 1}\nb: &b\n  <<: *a\n  y: 2\nc: {<<: [*b], z: 3}\n<<: *b\n", "utf-8"
+    )
+    b = {"x": 1, "y": 2}
+    assert read_yaml(path) == {"a": {"x": 1, "y": 1}, "b": b, "c": {**b, "z": 3}, **b}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("? [a, b]\n: 1\n", r"c\.yaml: line 1: a key is a list or a mapping"),
+        ("[" * 3000, r"c\.yaml: is nested too deeply"),
+        ("a: &a [*a]\n", r"c\.yaml: line 1: found unconstructable recursive"),
+        ("a: 2026-13-45\n", r"c\.yaml: a value cannot be read: month must be"),
+        ("x: &x {a: 1}\ny: {<<: *x, b: 1, b: 2}\n", r"c\.yaml: line 2: key 'b' is given twice"),
+    ],
+)
+def test_yaml_that_python_cannot_hold_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(path)
+
+
 def test_a_key_given_twice_is_an_error_with_its_line(tmp_path: Path) -> None:
     assert refusal(tmp_path, POOL + "name: a\nname: b").endswith(
         "line 3: key 'name' is given twice"
@@ -86,6 +112,12 @@ def test_an_open_address_is_allowed_by_callers_or_in_writing(tmp_path: Path) -> 
 def test_no_caller_can_own_what_everybody_put_while_there_were_no_callers(tmp_path: Path) -> None:
     callers = f"principals: {{anonymous: {{key_sha256: '{'0' * 64}'}}}}\n"
     assert "principals.anonymous: is what everybody is called" in refusal(tmp_path, POOL + callers)
+
+
+def test_a_key_names_one_caller(tmp_path: Path) -> None:
+    same = f"{{key_sha256: '{'0' * 64}'}}"
+    told = refusal(tmp_path, POOL + f"principals: {{ann: {same}, bob: {same}}}\n")
+    assert "principals.ann and principals.bob have the same key_sha256" in told
 
 
 def test_references_bring_secrets_and_a_missing_one_is_named(

@@ -119,6 +119,24 @@ def test_a_log_beyond_its_bound_loses_its_oldest_batches_whole(tmp_path: Path) -
     again.close()
 
 
+def test_a_log_of_large_values_loses_its_oldest_batches_before_it_has_many(tmp_path: Path) -> None:
+    journal = opened(tmp_path, log_bytes=800)
+    for _ in range(5):
+        journal.commit([Write("s", "a", b"x" * 100), Write("s", "b", b"x" * 100)])
+    assert [c.number for c in journal.read_from(0) or []] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    journal.commit([Write("s", "a", None), Write("s", "b", b"x")])
+    assert journal.read_from(1) is None
+    assert [c.number for c in journal.read_from(2) or []] == [3, 3, 4, 4, 5, 5, 6, 6]
+    journal.close()
+    again = opened(tmp_path, log_bytes=800)
+    again.commit([Write("s", "a", b"x" * 500)])
+    assert again.read_from(3) is None
+    assert [c.number for c in again.read_from(4) or []] == [5, 5, 6, 6, 7]
+    again.commit([Write("s", "a", b"x" * 5000)])
+    assert again.read_from(8) == []
+    again.close()
+
+
 @pytest.mark.parametrize("number", [-1, 2, 10**9])
 def test_a_number_of_no_batch_has_no_changes_to_tell(journal: Journal, number: int) -> None:
     journal.commit([Write("s", "a", b"1")])

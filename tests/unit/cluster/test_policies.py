@@ -15,7 +15,6 @@ from thornback.cluster.policies import (
     GiveUp,
     Retry,
     Verdict,
-    effective_timeout_s,
     may_have_run,
     retry_verdict,
 )
@@ -77,19 +76,3 @@ def test_each_further_attempt_waits_longer() -> None:
         for n in (1, 2, 3)
     ]
     assert pauses == [Retry(0.05), Retry(0.1), Retry(0.2)]
-
-
-@pytest.mark.parametrize(
-    ("tool_s", "requested_s", "max_s", "expected_s"),
-    [
-        (30, None, 3600, 30),
-        (30, 5, 3600, 5),
-        (30, 60, 3600, 30),
-        (30, None, 10, 10),
-        (30, -1, 9, 0),
-    ],
-)
-def test_a_call_gets_the_least_of_what_tool_caller_and_gateway_allow(
-    tool_s: float, requested_s: float | None, max_s: float, expected_s: float
-) -> None:
-    assert effective_timeout_s(tool_s, requested_s, max_s) == expected_s

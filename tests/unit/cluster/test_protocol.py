@@ -102,6 +102,14 @@ def test_a_failed_call_is_a_text_for_the_model_and_a_code_for_programs() -> None
     assert result["_meta"]["io.thornback/error"] == {"code": "pool.no_replica", "retryAfterS": 2.0}
 
 
+@pytest.mark.parametrize(
+    "error", [errors.PoolInfeasible("p", "1 GPU", "0 GPU"), errors.PoolBroken("p", "m", "no m")]
+)
+def test_nobody_is_told_to_wait_where_waiting_does_not_help(error: errors.Unavailable) -> None:
+    assert error_result(error)["_meta"]["io.thornback/error"] == {"code": error.code}
+    assert rpc_error(error).data == {"code": error.code}
+
+
 def test_what_is_written_is_one_json_rpc_message() -> None:
     assert encode_result(1, {"a": 1}) == b'{"jsonrpc":"2.0","id":1,"result":{"a":1}}'
     assert encode_error(None, rpc_error(ParseError("x"))) == (

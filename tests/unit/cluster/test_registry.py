@@ -7,7 +7,12 @@ import pytest
 
 from thornback.cluster.catalog import (
     ENTRY_TYPES,
+    AccessPolicy,
+    Annotations,
+    Batch,
+    CallPolicy,
     Entry,
+    Lifecycle,
     PoolEntry,
     PromptMessage,
     PromptSpec,
@@ -87,6 +92,40 @@ def test_every_kind_of_entry_is_kept_over_a_restart(tmp_path: Path) -> None:
     for space in ENTRY_TYPES:
         assert registry.catalog.of(space) == before.of(space)
         assert len(registry.catalog.of(space)) == 1
+    journal.close()
+
+
+def test_every_fact_of_a_tool_is_kept(tmp_path: Path) -> None:
+    whole = ToolSpec(
+        name="reverse",
+        version="1.2.0-rc.1",
+        description="Turns a text round.",
+        title="Reverse",
+        signature="reverse(text: str) -> str",
+        module="my.tools",
+        input_schema=msgspec.Raw(b'{"type": "object",  "x-mine": 1.0}'),
+        output_schema=msgspec.Raw(b'{"type": "object"}'),
+        annotations=Annotations(
+            read_only=True, destructive=False, idempotent=True, open_world=False
+        ),
+        access=AccessPolicy(("tag:lab",)),
+        call=CallPolicy(timeout_s=2, queue_timeout_s=3, max_attempts=1, max_result_bytes=4),
+        batch=Batch(max_batch_size=8, batch_wait_timeout_s=0.5, max_concurrent_batches=2),
+        pool="text",
+        owner="ann",
+        tags=("words",),
+        visibility="unlisted",
+        lifecycle=Lifecycle("deprecated", sunset="2027-01-01", successor="mirror"),
+    )
+    whole = msgspec.structs.replace(whole, content_hash=content_hash_of(whole))
+    plain = tool("plain")
+    fields = ToolSpec.__struct_fields__
+    assert [name for name in fields if getattr(whole, name) == getattr(plain, name)] == ["pool"]
+    registry, journal = opened(tmp_path)
+    write(registry, edit_of(whole))
+    journal.close()
+    registry, journal = opened(tmp_path)
+    assert registry.catalog.of("tools")[whole.key] == whole
     journal.close()
 
 

@@ -1,15 +1,21 @@
 """Every option that Serve has is one of ours under the same name, or is left out for a reason."""
 
+import re
+
 import pytest
 from pydantic import BaseModel, ValidationError
+from ray._private.label_utils import validate_label_selector
+from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, LoggingConfig, RayActorOptionsSchema
 
 from thornback.cluster.serve_options import (
+    ENVIRONMENT_KEYS,
     ActorOptions,
     AutoscalingOptions,
     DeploymentOptions,
     LoggingOptions,
+    placement_fault,
 )
 
 LEFT_OUT: dict[type[BaseModel], dict[str, str]] = {
@@ -72,3 +78,83 @@ def test_what_serve_would_swallow_or_refuse_late_is_refused_here(
 ) -> None:
     with pytest.raises(ValidationError):
         DeploymentOptions.model_validate(options)
+
+
+def test_an_environment_may_hold_what_ray_knows() -> None:
+    rays_own = {"_inject_current_ray", "_ray_commit", "_ray_release"}
+    assert RuntimeEnv.known_fields - rays_own == ENVIRONMENT_KEYS
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"env_var": {}}, "env_var is unknown; did you mean env_vars?"),
+        ({"env_vars": {"THREADS": 2}}, "env_vars.THREADS is not a string; put it in quotes"),
+        ({"env_vars": ["A=1"]}, "env_vars is not a mapping"),
+        ({"working_dir": "/srv/tools"}, "working_dir is a path of one machine"),
+        ({"py_modules": ["dist/mine.whl"]}, "py_modules is a path of one machine"),
+        ({"py_modules": "s3://bucket/mine.zip"}, "py_modules is not a list"),
+    ],
+    ids=str,
+)
+def test_an_environment_that_ray_or_serve_would_refuse_is_refused_here(
+    environment: dict[str, object], told: str
+) -> None:
+    with pytest.raises(ValidationError, match=re.escape(told)):
+        ActorOptions.model_validate({"runtime_env": environment})
+
+
+def test_an_environment_of_uris_and_words_is_passed_on() -> None:
+    environment = {
+        "pip": ["x==1"],
+        "env_vars": {"A": "1"},
+        "working_dir": "local:///srv/tools",
+        "py_modules": ["https://example.org/mine.whl"],
+    }
+    assert ActorOptions.model_validate({"runtime_env": environment}).runtime_env == environment
+
+
+LABELS = [
+    *(("zone", wish) for wish in ("a100", "!a100", "in(a, b)", "!in(a,b)", "", "(a)")),
+    *(("zone", wish) for wish in ("-a", "a b", "in()", "in(a", "!!a")),
+    *((name, "a") for name in ("ray.io/zone", "-a", "a b", "x/y/z", "")),
+]
+
+
+@pytest.mark.parametrize(("name", "wish"), LABELS)
+def test_labels_are_asked_for_in_rays_words(name: str, wish: str) -> None:
+    selector = {name: wish}
+    try:
+        ActorOptions.model_validate({"label_selector": selector})
+    except ValidationError:
+        accepted = False
+    else:
+        accepted = True
+    assert accepted is (validate_label_selector(selector) is None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"placement_group_bundles": [{"CPU": 1}], "max_replicas_per_node": 1},
+        {"placement_group_bundle_label_selector": [{"zone": "a"}]},
+        {
+            "placement_group_bundles": [{"CPU": 1}] * 3,
+            "placement_group_bundle_label_selector": [{"zone": "a"}] * 2,
+        },
+        {"placement_group_bundles": [{"CPU": 1}]},
+        {
+            "placement_group_bundles": [{"CPU": 1}] * 2,
+            "placement_group_bundle_label_selector": [{"zone": "a"}],
+        },
+    ],
+    ids=str,
+)
+def test_placement_that_serve_refuses_is_a_fault(options: dict[str, object]) -> None:
+    try:
+        DeploymentSchema.model_validate({"name": "ToolHost", **options})
+    except ValidationError:
+        refused = True
+    else:
+        refused = False
+    assert (placement_fault(DeploymentOptions.model_validate(options)) is not None) is refused

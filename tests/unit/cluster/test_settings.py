@@ -94,6 +94,16 @@ def test_layers_that_do_not_fit_together_are_refused_by_path() -> None:
         effective_pool(config, "p", config.pools["p"])
 
 
+def test_placement_is_judged_when_all_layers_are_laid_together() -> None:
+    labels = {"placement_group_bundle_label_selector": [{"zone": "a"}]}
+    bundles = {"placement_group_bundles": [{"CPU": 1}]}
+    config = config_of(defaults=labels, pool=bundles)
+    assert effective_pool(config, "p", config.pools["p"]).placement_group_bundles
+    alone = config_of(defaults=labels)
+    with pytest.raises(ConfigError, match=r"^pools\.p: .* needs placement_group_bundles$"):
+        effective_pool(alone, "p", alone.pools["p"])
+
+
 def test_the_operator_overrides_the_author_who_overrides_the_defaults() -> None:
     config = config_of(
         defaults={"timeout_s": 60, "max_attempts": 1}, tools={"t": {"read_only": False}}
@@ -177,3 +187,12 @@ def test_every_setting_of_a_tool_reaches_the_catalog(key: str) -> None:
     said = msgspec.json.decode(msgspec.json.encode(made))
     parts = [said, *(said.get(part, {}) for part in ("annotations", "call", "access"))]
     assert [part[key] for part in parts if key in part] == [EVERY_SETTING[key]]
+
+
+@pytest.mark.parametrize(
+    "key", ["timeout_s", "queue_timeout_s", "max_attempts", "max_result_bytes"]
+)
+def test_what_the_defaults_say_of_calls_holds_for_every_tool(key: str) -> None:
+    plain = msgspec.structs.replace(SPEC, call=CallPolicy())
+    made = effective_tool(config_of(defaults={key: EVERY_SETTING[key]}), plain)
+    assert getattr(made.call, key) == EVERY_SETTING[key]

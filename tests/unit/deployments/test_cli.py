@@ -134,7 +134,9 @@ def test_an_error_of_the_cluster_is_one_line(run: Run) -> None:
     assert done.stderr == "thornback: Unknown tool: ecko (did you mean echo?)\n"
 
 
-@pytest.mark.parametrize("words", [["loose"], ["[1]"], ['{"a":']])
+@pytest.mark.parametrize(
+    "words", [["loose"], ["[1]"], ['{"a":'], ['{"text": NaN}'], ['{"text": 1e999}'], ["x=NaN"]]
+)
 def test_arguments_that_cannot_be_read_are_a_usage_error(words: list[str], run: Run) -> None:
     assert run("call", "echo", *words).exit_code == 2
 
@@ -157,6 +159,25 @@ def test_a_resource_is_written_byte_for_byte(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b"\x00\xff"
 
 
+def test_what_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -> None:
+    taken, nowhere = tmp_path / "file", tmp_path / "no" / "x"
+    taken.write_text("mine", "utf-8")
+    image = {"result": {"content": [{"type": "image", "mimeType": "image/png", "data": "UE5H"}]}}
+    saved = run("call", "chart", "--save", str(taken), tools_call=image)
+    assert (saved.exit_code, saved.stderr) == (2, f"thornback: {taken}: File exists\n")
+    read = {"result": {"contents": [{"uri": "x://y", "text": "hi"}]}}
+    got = run("resources", "get", "x://y", "-o", str(nowhere), resources_read=read)
+    assert (got.exit_code, got.stderr) == (2, f"thornback: {nowhere}: No such file or directory\n")
+
+
+@pytest.mark.parametrize(("inside", "why"), [("", "File exists"), ("x", "Not a directory")])
+def test_a_project_in_a_file_is_one_line(inside: str, why: str, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "file" / inside
+    (tmp_path / "file").write_text("mine", "utf-8")
+    done = run("init", str(folder))
+    assert (done.exit_code, done.stderr) == (2, f"thornback: {folder}: {why}\n")
+
+
 def test_prompts_show_which_arguments_they_need(run: Run) -> None:
     arguments = [{"name": "table", "required": True}, {"name": "tone"}]
     prompt = {"name": "explain", "description": "Explain it.", "arguments": arguments}
@@ -170,12 +191,44 @@ def test_a_new_key_fits_the_lines_for_the_config(run: Run) -> None:
     assert entry == {"key_sha256": key_hash(made["key"]), "tools": ["sql_*"]}
 
 
+@pytest.mark.parametrize("name", ["anonymous", "Not_A_Name"])
+def test_no_key_is_made_for_a_name_that_no_config_takes(run: Run, name: str) -> None:
+    done = run("keys", "new", name)
+    assert (done.exit_code, done.stdout) == (2, "")
+
+
 def test_every_problem_of_a_config_is_listed(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("gatway: {}\npools: {p: {tools: [x], num_replica: 2}}\n")
     done = run("validate", str(tmp_path / "bad.yaml"))
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "gatway: unknown key; did you mean gateway?" in done.stderr
     assert "pools.p.num_replica: unknown key; did you mean num_replicas?" in done.stderr
+
+
+def test_a_config_is_validated_as_a_whole(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "defaults: {autoscaling_config: {min_replicas: 3}}\n"
+        "pools: {p: {tools: [x], autoscaling_config: {max_replicas: 2}}}\n"
+        "prompts: [nowhere.yaml]\n"
+        "resources: {doc://a: {name: a, path: nowhere.txt}}\n"
+    )
+    done = run("validate", str(path), "--json")
+    problems = json.loads(done.stdout)["problems"]
+    assert done.exit_code == 2
+    for part in ("pools.p.autoscaling_config", "nowhere.yaml", "resources.doc://a"):
+        assert any(part in problem for problem in problems), problems
+
+
+def test_the_config_shows_each_setting_and_on_request_its_origin(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("name: lab\ngateway: {port: 9000}\npools: {p: {tools: [x]}}\n", "utf-8")
+    assert "gateway.port\t9000\n" in run("config", "show", str(path)).stdout
+    shown = run("config", "show", str(path), "--origin").stdout
+    assert "gateway.port\t9000\tconfig\n" in shown
+    assert "gateway.host\t127.0.0.1\tbuilt-in\n" in shown
+    rows = json.loads(run("config", "show", str(path), "--origin", "--json").stdout)
+    assert {"key": "gateway.port", "value": 9000, "origin": "config"} in rows
 
 
 def test_the_schema_of_the_config_does_not_offer_what_the_loader_sets(run: Run) -> None:

@@ -1,4 +1,6 @@
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -6,7 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from thornback.cluster.catalog import Catalog, PoolEntry
+from thornback.cluster.config import ClusterConfig
 from thornback.cluster.scaling import Scaled
+from thornback.deployments import cli_cluster, cli_logs, launcher
 from thornback.deployments.cli import app
 from thornback.deployments.cli_cluster import _is_still
 from thornback.deployments.cluster_file import (
@@ -15,8 +19,11 @@ from thornback.deployments.cluster_file import (
     remove_cluster_file,
     write_cluster_file,
 )
+from thornback.deployments.launcher import Tell, Up
+from thornback.deployments.pool_news import PoolNews
 from thornback.deployments.status import Facts
 
+Upped = Callable[..., tuple[int, str]]
 CONFIG = "name: mine\npools: {p: {tools: [m]}}\n"
 
 
@@ -51,6 +58,13 @@ def test_nothing_runs_is_exit_code_3(command: str, home: Path) -> None:
     assert run(command)[0] == 3
     assert run(command, "nobody") == (3, "thornback: no cluster called nobody runs here\n")
     assert run(command, str(path)) == (3, "thornback: mine does not run\n")
+
+
+def test_a_state_directory_that_cannot_be_made_is_one_line(home: Path) -> None:
+    path = home / "c.yaml"
+    path.write_text(f"{CONFIG}state_dir: c.yaml/state\n", "utf-8")
+    expected = f"thornback: state_dir: {path}/state: Not a directory\n"
+    assert run("up", str(path)) == (2, expected)
 
 
 def test_a_dead_cluster_is_told_as_not_running_in_json_too(home: Path) -> None:
@@ -107,12 +121,12 @@ def test_a_bad_config_starts_nothing_and_names_its_keys(home: Path) -> None:
     path = home / "c.yaml"
     path.write_text(CONFIG + "gatway: {}\n", "utf-8")
     code, output = run("up", str(path))
-    assert (code, output) == (1, "thornback: c.yaml: gatway: unknown key; did you mean gateway?\n")
+    assert (code, output) == (2, "thornback: c.yaml: gatway: unknown key; did you mean gateway?\n")
     assert not (home / "state").exists()
 
 
 def test_a_config_that_is_no_file_is_named(home: Path) -> None:
-    assert run("down", "nowhere.yaml")[0] == 1
+    assert run("down", "nowhere.yaml")[0] == 2
 
 
 def test_a_cluster_that_another_up_started_meanwhile_is_not_ours_to_end(home: Path) -> None:
@@ -124,3 +138,111 @@ def test_a_cluster_that_another_up_started_meanwhile_is_not_ours_to_end(home: Pa
     assert not _is_still(mine)
     remove_cluster_file(mine)
     assert not _is_still(mine)
+
+
+@pytest.fixture
+def upped(home: Path, monkeypatch: pytest.MonkeyPatch) -> Upped:
+    """Run `up` of a config as if its cluster had come up, with the log of one pool."""
+    monkeypatch.setattr(cli_cluster.signal, "signal", lambda number, handler: None)
+    logs = home / "ray" / "session_latest" / "logs"
+    logs.mkdir(parents=True)
+    begin = ":actor_name:ServeReplica:thornback.mine.{}:ToolHost\n"
+    for pool in ("gateway", "text"):
+        (logs / f"worker-{pool}.out").write_text(begin.format(pool), "utf-8")
+
+    def bring_up(config: ClusterConfig, tell: Tell, **options: object) -> Up:
+        tell("looking for tools")
+        tell(PoolNews("text", "starting"))
+        tell(PoolNews("plot", "broken", "charts: no matplotlib"))
+        cluster = ClusterFile(
+            name="mine",
+            url="http://127.0.0.1:8000/mcp",
+            address="127.0.0.1:1",
+            dashboard_url="http://127.0.0.1:1",
+            namespace="thornback.mine",
+            state_dir=str(config.state_path),
+            temp_dir=str(home / "ray"),
+            example="thornback call echo text=hello",
+        )
+        write_cluster_file(cluster)
+        return Up(cluster, True, [])
+
+    def up(*words: str, config: str = CONFIG) -> tuple[int, str]:
+        path = home / "c.yaml"
+        path.write_text(config, "utf-8")
+        return run("up", str(path), *words)
+
+    monkeypatch.setattr(launcher, "bring_up", bring_up)
+    return up
+
+
+def test_up_says_where_it_is_how_a_client_gets_there_and_what_to_try(upped: Upped) -> None:
+    code, output = upped("--detach")
+    assert code == 0
+    assert "mine is ready: http://127.0.0.1:8000/mcp\n" in output
+    client = json.loads(output[output.index("{") : output.rindex("}") + 1])
+    server = {"type": "http", "url": "http://127.0.0.1:8000/mcp"}
+    assert client == {"mcpServers": {"thornback-mine": server}}
+    assert output.splitlines()[-1] == "  thornback call echo text=hello"
+
+
+def test_up_shows_what_it_does_and_how_pools_come_up(upped: Upped) -> None:
+    _, output = upped("--detach")
+    told = [line.partition(" s  ")[2] for line in output.splitlines()[:3]]
+    assert told == [
+        "looking for tools",
+        ". pool text is starting",
+        "! pool plot is broken: charts: no matplotlib",
+    ]
+
+
+def test_where_there_are_callers_it_says_where_the_key_goes(upped: Upped) -> None:
+    callers = f"principals: {{ann: {{key_sha256: '{'0' * 64}'}}}}\n"
+    _, output = upped("--detach", config=CONFIG + callers)
+    assert '"Authorization": "Bearer <key>"' in output
+    assert "THORNBACK_KEY=<key> thornback call echo" in output
+
+
+def test_the_foreground_shows_each_call_and_what_tools_say_until_the_cluster_ends(
+    upped: Upped, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = {"time": 1.0, "method": "tools/call", "name": "echo", "duration_ms": 3.0}
+    traceback = "Traceback (most recent call last):"
+    logs = home / "ray" / "session_latest" / "logs"
+
+    def say(pool: str, line: str) -> None:
+        with (logs / f"worker-{pool}.out").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def meanwhile(seconds: float) -> None:
+        say("gateway", json.dumps(record))
+        say("text", traceback)
+        cluster = find_cluster("mine")
+        assert cluster is not None
+        remove_cluster_file(cluster)
+
+    monkeypatch.setattr(cli_logs.time, "sleep", meanwhile)
+    say("text", "said before anybody looked")
+    code, output = upped()
+    assert code == 0
+    assert "\ntext  said before anybody looked\n" in output
+    assert re.search(r"^gateway  \S+  echo  ok  3 ms$", output, re.MULTILINE)
+    assert f"\ntext  {traceback}\n" in output
+    assert output.endswith("mine was ended from elsewhere\n")
+
+
+def test_ctrl_c_ends_the_cluster_that_up_started(
+    upped: Upped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_logs.time, "sleep", interrupted)
+    monkeypatch.setattr(
+        launcher, "bring_down", lambda config, cluster: ended.append(cluster.namespace)
+    )
+    code, output = upped()
+    assert (code, ended) == (0, ["thornback.mine"])
+    assert "ending the cluster; its state stays" in output

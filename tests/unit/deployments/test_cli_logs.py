@@ -2,9 +2,12 @@ import itertools
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from thornback.deployments import cli_logs
+from thornback.deployments.cli import app
 from thornback.deployments.cli_logs import access_part, is_of_serve, lines_of, log_files
+from thornback.deployments.cluster_file import ClusterFile
 
 NAMESPACE = "thornback.lab"
 
@@ -34,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def said(folder: Path, pool: str | None, tail: int = 20) -> set[tuple[str, str]]:
+def said(folder: Path, pool: str | None, tail: int | None = 20) -> set[tuple[str, str]]:
     lines = lines_of(folder, NAMESPACE, pool, tail=tail, follow=lambda: False)
     return {(file.pool, line) for file, line in lines}
 
@@ -49,6 +52,10 @@ def test_a_pool_shows_what_it_printed_and_what_it_logged(folder: Path) -> None:
 
 def test_the_tail_is_whole_lines_without_rays_marks(folder: Path) -> None:
     assert said(folder, "text", tail=2) == {("text", "two"), ("text", "three")}
+
+
+def test_without_a_tail_all_that_was_said_is_shown(folder: Path) -> None:
+    assert said(folder, "text", tail=None) == {("text", line) for line in ("one", "two", "three")}
 
 
 def test_following_shows_what_comes_and_new_files_whole(
@@ -90,3 +97,27 @@ def test_news_of_serve_are_told_from_what_tools_say() -> None:
 def test_an_access_record_is_found_behind_a_formatters_prefix() -> None:
     assert access_part('INFO 2026-11-23 gateway -- {"time":1.5,"x":1}') == '{"time":1.5,"x":1}'
     assert access_part("plain") == "plain"
+
+
+def test_a_pool_that_is_not_there_is_named_with_those_that_are(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs_folder = tmp_path / "session_latest" / "logs"
+    logs_folder.mkdir(parents=True)
+    for file in folder.glob("worker-*"):
+        file.rename(logs_folder / file.name)
+    cluster = ClusterFile(
+        name="lab",
+        url="http://127.0.0.1:1/mcp",
+        address="127.0.0.1:1",
+        dashboard_url="http://127.0.0.1:1",
+        namespace=NAMESPACE,
+        state_dir=str(tmp_path),
+        temp_dir=str(tmp_path),
+        applications=[f"{NAMESPACE}.idle"],
+    )
+    monkeypatch.setattr(cli_logs, "cluster_here", lambda name: cluster)
+    done = CliRunner().invoke(app, ["logs", "sqll"])
+    expected = "thornback: lab has no pool sqll; there are idle, sql, text\n"
+    assert (done.exit_code, done.output) == (2, expected)
+    assert CliRunner().invoke(app, ["logs", "idle"]).exit_code == 0

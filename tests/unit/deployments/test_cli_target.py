@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from thornback.cluster.errors import ClusterNotRunning, ConfigError
-from thornback.deployments.cli_target import key_of, url_of
+from thornback.deployments.cli_target import cluster_here, key_of, url_of
 from thornback.deployments.cluster_file import ClusterFile, write_cluster_file
 
 
@@ -47,6 +47,18 @@ def test_a_named_cluster_is_taken_whether_it_answers_or_not(home: Path) -> None:
     assert url_of(None, "dead") == dead
 
 
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("one\ntwo", "utf-8")
+    with pytest.raises(ConfigError, match=f"^{file}: a key is one line of ASCII; this is none$"):
+        key_of(file)
+    monkeypatch.setenv("THORNBACK_KEY", "ключ")
+    with pytest.raises(ConfigError, match=r"^THORNBACK_KEY: a key is one line of ASCII"):
+        key_of(None)
+
+
 def test_a_url_needs_no_pointer() -> None:
     assert url_of("http://far.example/mcp", None) == "http://far.example/mcp"
 
@@ -61,6 +73,9 @@ def test_of_several_clusters_none_is_guessed(home: Path, listening: int) -> None
     leave_pointer(home, "two", listening)
     with pytest.raises(ClusterNotRunning, match="add --cluster and one of one, two"):
         url_of(None, None)
+    # `status` and `down` take the name itself.
+    with pytest.raises(ClusterNotRunning, match="name one of one, two"):
+        cluster_here(None, "name one of")
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(home: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from thornback.deployments.content_endpoint import (
     _body,
 )
 from thornback.deployments.contents import ContentReader
-from thornback.deployments.http_edge import Neighbours
+from thornback.deployments.http_edge import DRAIN_TIMEOUT_S, Neighbours
 from thornback.deployments.uploads import Uploads
 
 DATA = b"0123456789"
@@ -40,6 +41,8 @@ class Answered(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    unread: int
+    """Messages of the request that nobody read."""
 
     @property
     def code(self) -> str:
@@ -96,16 +99,21 @@ async def _exchange(
     sent: list[dict[str, Any]] = []
 
     async def receive() -> Mapping[str, Any]:
-        return next(left, {"type": "http.disconnect"})
+        for message in left:
+            return message
+        return await asyncio.Future()  # as servers do, until the client leaves
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    await endpoint(scope, receive, send)
+    async with asyncio.timeout(DRAIN_TIMEOUT_S / 2):
+        await endpoint(scope, receive, send)
+    unread = len(list(left))
     if not sent:
-        return Answered(0, {}, b"")
+        return Answered(0, {}, b"", unread)
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return Answered(sent[0]["status"], headers, b"".join(m.get("body", b"") for m in sent[1:]))
+    body = b"".join(message.get("body", b"") for message in sent[1:])
+    return Answered(sent[0]["status"], headers, body, unread)
 
 
 def test_what_is_put_is_got_by_who_put_it(cluster: KeyedCluster) -> None:
@@ -210,6 +218,24 @@ def test_a_body_that_grows_too_large_is_refused(cluster: KeyedCluster) -> None:
     assert cluster.contents == {}
 
 
+@pytest.mark.parametrize(
+    ("method", "pieces", "status"),
+    [("GET", (), 404), ("HEAD", (), 404), ("DELETE", (), 404), ("PUT", (b"other",), 422)],
+)
+def test_a_refusal_does_not_wait_for_more_of_a_body_that_was_read_to_its_end(
+    cluster: KeyedCluster, method: str, pieces: Sequence[bytes], status: int
+) -> None:
+    # `ask` gives up sooner than a body is drained that stops coming.
+    assert ask(cluster, method, *pieces).status == status
+
+
+def test_an_upload_that_nobody_read_is_drained_so_that_its_sender_reads_the_answer(
+    cluster: KeyedCluster,
+) -> None:
+    refused = ask(cluster, "PUT", *[b"x" * 100] * 20, key="wrong")
+    assert (refused.status, refused.unread) == (401, 0)
+
+
 def test_a_sender_may_not_dawdle_for_ever() -> None:
     clock = FakeClock()
 
@@ -223,6 +249,20 @@ def test_a_sender_may_not_dawdle_for_ever() -> None:
     with pytest.raises(HttpRefusal) as refused:
         asyncio.run(read())
     assert refused.value.status == 408
+
+
+def test_a_request_that_serve_cancels_is_logged_as_that_of_a_client_that_went(
+    cluster: KeyedCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    ask(cluster, "PUT", DATA)
+    monkeypatch.setattr(cluster, "get", cancelled)
+    caplog.set_level(logging.INFO, "thornback.access")
+    with pytest.raises(asyncio.CancelledError):
+        ask(cluster, "GET")
+    assert '"status":499' in caplog.text
 
 
 def test_a_client_that_goes_away_leaves_nothing(cluster: KeyedCluster) -> None:

@@ -300,6 +300,18 @@ def test_a_call_too_many_in_the_queue_is_refused_unsent() -> None:
     run(scenario())
 
 
+def test_a_queue_may_have_no_limit() -> None:
+    async def scenario() -> None:
+        caller = Caller(entry=msgspec.structs.replace(POOL, max_queued_requests=-1))
+        caller.know(state("r1", free=1))
+        waiting = [caller.begin(call(n)) for n in range(3)]
+        await settled()
+        assert caller.pool.held == 2
+        assert not any(task.done() for task in waiting)
+
+    run(scenario())
+
+
 def test_calls_spread_over_replicas_by_their_load() -> None:
     async def scenario() -> None:
         caller = Caller()

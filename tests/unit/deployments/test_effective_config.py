@@ -97,3 +97,5 @@ def test_a_tool_is_shown_with_its_pool(path: Path) -> None:
 def test_a_tool_that_no_module_declares_is_named(path: Path) -> None:
     with pytest.raises(ConfigError, match="declares a tool called nope"):
         rows(path, "nope")
+    with pytest.raises(ConfigError, match=r"called text_stat; did you mean text_stats\?$"):
+        rows(path, "text_stat")

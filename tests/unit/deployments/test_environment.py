@@ -77,6 +77,12 @@ def test_the_key_of_who_starts_the_cluster_is_not_for_its_tools() -> None:
     assert "THORNBACK_KEY" not in environment_of(config_of(), {"THORNBACK_KEY": "tbk_x"})
 
 
+def test_an_environment_that_fails_is_not_made_again_at_once() -> None:
+    assert environment_of(config_of())["RUNTIME_ENV_RETRY_TIMES"] == "1"
+    own = {"RUNTIME_ENV_RETRY_TIMES": "3"}
+    assert environment_of(config_of(), own)["RUNTIME_ENV_RETRY_TIMES"] == "3"
+
+
 def test_logs_are_bounded_as_the_operator_says() -> None:
     assert int(environment_of(config_of())["RAY_ROTATION_MAX_BYTES"]) > 0
     own = {"RAY_ROTATION_MAX_BYTES": "7"}

@@ -70,6 +70,8 @@ def test_every_correction_fits_the_template_of_this_ray(tmp_path: Path) -> None:
     found = corrected(directory, template_of_ray())
     assert "status 404 content-type text/plain" not in found
     assert found.count(f"{directory}/unavailable.http") == 3
+    assert "option splice-response" in found
+    assert "option splice-request" not in found
     assert "bind 127.0.0.1:{{ config.stats_port }}" in found
     assert "bind 127.0.0.1:{{ config.metrics_port }}" in found
     assert uncorrected(tmp_path) is None

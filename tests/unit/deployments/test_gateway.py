@@ -4,13 +4,16 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
+from tests.fakes import FakeClock
 from thornback.cluster.catalog import Catalog
-from thornback.deployments.access_log import AccessRecord, log_to_output, write_access
+from thornback.deployments.access_log import AccessRecord, log_to_output, recorded, write_access
 from thornback.deployments.gateway import Gateway, GatewayApp
+from thornback.deployments.http_edge import ClientGone
 from thornback.deployments.replies import MAX_WAITING_NOTIFICATIONS, Answer, Reply
 
 
@@ -79,12 +82,12 @@ def test_streams_are_told_when_the_gateway_stops() -> None:
 
 
 def test_a_gateway_is_made_from_what_the_config_renders() -> None:
-    async def made() -> bool:
+    async def made() -> int:
         gateway = Gateway("thornback.test", anonymous=True, gateway={"port": 8000})
         await gateway.check_health()
-        return await gateway.cancel("session", 1)
+        return await gateway.cancel([("session", 1)])
 
-    assert asyncio.run(made()) is False
+    assert asyncio.run(made()) == 0
 
 
 def test_a_slow_reader_loses_the_oldest_notifications_and_never_the_answer() -> None:
@@ -101,6 +104,26 @@ def test_a_slow_reader_loses_the_oldest_notifications_and_never_the_answer() -> 
     assert b'"number":9}' not in body
     assert b'"number":10}' in body
     assert body.endswith(b'data: {"result":{}}\r\n\r\n')
+
+
+@pytest.mark.parametrize(
+    ("ending", "raised"),
+    [(ClientGone, None), (asyncio.CancelledError, asyncio.CancelledError), (KeyError, KeyError)],
+)
+def test_every_request_is_logged_however_it_ends(
+    ending: type[BaseException],
+    raised: type[BaseException] | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = FakeClock()
+    caplog.set_level(logging.INFO, "thornback.access")
+    with pytest.raises(raised) if raised else nullcontext(), recorded(clock, "g") as record:
+        record.status = 200
+        clock.advance(0.5)
+        raise ending
+    (line,) = [json.loads(r.getMessage()) for r in caplog.records if r.name == "thornback.access"]
+    assert line["status"] == (200 if ending is KeyError else 499)
+    assert (line["gateway"], line["duration_ms"]) == ("g", 500.0)
 
 
 @pytest.fixture

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import FakeClock
 from thornback.cluster.errors import HeaderMismatch, HttpRefusal, InvalidRequest
 from thornback.deployments import http_edge
 from thornback.deployments.http_edge import (
+    BODY_TIMEOUT_S,
     ClientGone,
     Headers,
     Neighbours,
@@ -76,32 +78,47 @@ def test_a_post_says_what_it_brings() -> None:
 
 def test_a_body_comes_in_pieces() -> None:
     receive = receiving(piece(b"ab", more=True), piece(b"", more=True), piece(b"c"))
-    assert asyncio.run(read_body(receive, {}, 3)) == b"abc"
+    assert asyncio.run(read_body(receive, {}, 3, FakeClock())) == b"abc"
 
 
 def test_one_byte_over_the_limit_is_too_many() -> None:
     with pytest.raises(HttpRefusal) as refused:
-        asyncio.run(read_body(receiving(piece(b"abcd")), {}, 3))
+        asyncio.run(read_body(receiving(piece(b"abcd")), {}, 3, FakeClock()))
     assert refused.value.status == 413
 
 
 def test_a_client_that_leaves_in_the_middle_is_gone() -> None:
     receive = receiving(piece(b"ab", more=True), {"type": "http.disconnect"})
     with pytest.raises(ClientGone):
-        asyncio.run(read_body(receive, {}, 3))
+        asyncio.run(read_body(receive, {}, 3, FakeClock()))
 
 
 def test_a_body_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_edge, "BODY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(http_edge, "BODY_PAUSE_S", 0.01)
     with pytest.raises(HttpRefusal) as refused:
-        asyncio.run(read_body(receiving(piece(b"a", more=True)), {}, 3))
+        asyncio.run(read_body(receiving(piece(b"a", more=True)), {}, 3, FakeClock()))
     assert refused.value.status == 408
+
+
+def test_a_body_that_trickles_is_given_up_however_short_its_pauses_are() -> None:
+    clock, seconds = FakeClock(), 0
+
+    async def receive() -> Mapping[str, Any]:
+        nonlocal seconds
+        clock.advance(1)
+        seconds += 1
+        return piece(b"a", more=seconds < 1000)
+
+    with pytest.raises(HttpRefusal) as refused:
+        asyncio.run(read_body(receive, {}, 1000, clock))
+    assert refused.value.status == 408
+    assert seconds == BODY_TIMEOUT_S + 1
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "\N{SUPERSCRIPT TWO}", "1, 1", ""])
 def test_a_length_that_is_no_number_is_refused(length: str) -> None:
     with pytest.raises(InvalidRequest):
-        asyncio.run(read_body(receiving(piece(b"a")), {"content-length": length}, 3))
+        asyncio.run(read_body(receiving(piece(b"a")), {"content-length": length}, 3, FakeClock()))
 
 
 def test_a_refused_body_that_stops_coming_is_not_waited_for(
@@ -109,5 +126,7 @@ def test_a_refused_body_that_stops_coming_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(http_edge, "DRAIN_TIMEOUT_S", 0.01)
     with pytest.raises(HttpRefusal) as refused:
-        asyncio.run(read_body(receiving(piece(b"a", more=True)), {"content-length": "9"}, 3))
+        asyncio.run(
+            read_body(receiving(piece(b"a", more=True)), {"content-length": "9"}, 3, FakeClock())
+        )
     assert refused.value.status == 413

@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from thornback.cluster.config import ClusterConfig, parse_config
 from thornback.cluster.errors import ClusterNotRunning, LaunchError
+from thornback.deployments import launcher, ray_process
 from thornback.deployments.cluster_file import (
     ClusterFile,
     cluster_of,
@@ -20,7 +22,7 @@ from thornback.deployments.cluster_file import (
 )
 from thornback.deployments.environment import paths_of
 from thornback.deployments.launcher import applied_digest, bring_down, bring_up, only_one
-from thornback.deployments.ports import is_free, listener_of
+from thornback.deployments.ports import is_free, listen_error, listener_of
 from thornback.deployments.private_files import make_private_dir, write_private
 from thornback.deployments.ray_process import answers, our_processes, stop_processes
 from thornback.deployments.serve_config import plan_pool
@@ -135,6 +137,38 @@ def test_a_taken_port_is_told_with_who_has_it(tmp_path: Path, config: ClusterCon
     assert is_free(port, "127.0.0.1")
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "not known"), "gateway.host h is no address of this"),
+        (OSError(errno.EADDRNOTAVAIL, "cannot assign"), "gateway.host h is no address of this"),
+        (PermissionError(errno.EACCES, "denied"), "cannot listen on h port 8000: denied"),
+        (
+            TypeError("encoding of hostname failed"),
+            "gateway.host h is no address of this machine: not a",
+        ),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on_is_not_called_a_taken_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def bind(*_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    gateway = {"host": "h", "allow_anonymous": True}
+    document = {"gateway": gateway, "pools": {"p": {"tools": ["m"]}}}
+    with pytest.raises(LaunchError, match=f"^{told}"):
+        launcher._refuse_address(parse_config(document, "test", tmp_path))
+
+
+def test_an_address_of_another_machine_is_told_as_one() -> None:
+    error = listen_error(8000, "192.0.2.7")  # RFC 5737: nobody's
+    assert error is not None
+    assert error.errno == errno.EADDRNOTAVAIL
+
+
 def test_what_an_up_that_was_killed_half_way_left_is_not_joined(
     tmp_path: Path, config: ClusterConfig
 ) -> None:
@@ -159,6 +193,55 @@ def test_a_ray_that_does_not_answer_cannot_be_joined(config: ClusterConfig) -> N
         bring_up(config, address="127.0.0.1:1", config_path=None, tell=lambda news: None)
 
 
+def test_ray_is_started_with_what_the_config_gives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def start(command: list[str], **options: object) -> None:
+        commands.append(command)
+
+    monkeypatch.setattr(ray_process, "_prepare", lambda config, paths: None)
+    monkeypatch.setattr(ray_process.subprocess, "Popen", start)
+    ray = {"num_cpus": 3, "object_store_memory_bytes": 100_000_000}
+    document = {"state_dir": str(tmp_path), "ray": ray, "pools": {"p": {"tools": ["m"]}}}
+    ray_process.start_head(parse_config(document, "test", tmp_path))
+    options = msgspec.json.decode(commands[0][-1])
+    assert ray == {name: options[name] for name in ray}
+
+
+class Interrupted:
+    """A Ray that is starting when the user presses Ctrl-C."""
+
+    address = "127.0.0.1:1"
+    dashboard_url = "http://127.0.0.1:1"
+
+    def wait(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_up_that_is_interrupted_leaves_nothing(
+    config: ClusterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[ClusterFile | None] = []
+    ended: list[Path] = []
+
+    def stop(temp_dir: Path, pids: dict[str, int]) -> int:
+        ended.append(temp_dir)
+        return 0
+
+    monkeypatch.setattr(launcher, "_refuse_address", lambda config: None)
+    monkeypatch.setattr(launcher, "start_head", lambda config: Interrupted())
+    monkeypatch.setattr(launcher, "announce", known.append)
+    monkeypatch.setattr(launcher, "import_serve", lambda: known.append(cluster_of(config)))
+    monkeypatch.setattr(launcher, "stop_processes", stop)
+    with pytest.raises(KeyboardInterrupt):
+        bring_up(config, address=None, config_path=None, tell=lambda news: None)
+    assert known[0] == known[1] is not None
+    assert cluster_of(config) is None
+    assert ended == [paths_of(config).temp_dir] * 2, "what was left before, and what was begun"
+
+
 def test_one_up_at_a_time(config: ClusterConfig) -> None:
     with only_one(config), pytest.raises(LaunchError, match="is at work"), only_one(config):
         pass
@@ -172,6 +255,31 @@ def test_down_of_what_does_not_run_says_so_and_clears_what_is_left(config: Clust
     with pytest.raises(ClusterNotRunning):
         bring_down(config, stale)
     assert find_cluster("local") is None
+
+
+@pytest.mark.parametrize(
+    ("started_ray", "others", "ended"),
+    [(True, [], 7), (True, ["theirs"], 0), (False, [], 0), (False, ["theirs"], 0)],
+)
+def test_down_ends_ray_only_where_up_started_it_and_nobody_else_uses_it(
+    started_ray: bool,
+    others: list[str],
+    ended: int,
+    config: ClusterConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(launcher, "answers", lambda address: True)
+    monkeypatch.setattr(launcher, "_foreign_applications", lambda config, cluster: others)
+    monkeypatch.setattr(launcher, "stop_processes", lambda temp_dir, pids: 7)
+    monkeypatch.setattr(
+        launcher, "_remove_ours", lambda config, cluster: removed.append(cluster.name)
+    )
+    cluster = msgspec.structs.replace(file_of(config), started_ray=started_ray)
+    write_cluster_file(cluster)
+    assert bring_down(config, cluster) == (ended, others)
+    assert removed == ([] if ended else ["local"])
+    assert (cluster_of(config) is None) is (not (started_ray and others)), "its Ray goes on"
 
 
 def test_down_ends_what_a_dead_cluster_left_behind(config: ClusterConfig) -> None:

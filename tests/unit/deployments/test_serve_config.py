@@ -1,3 +1,4 @@
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,7 @@ import pytest
 from ray.serve.config import AutoscalingPolicy
 from ray.serve.schema import ServeDeploySchema
 
-from thornback.cluster.config import ClusterConfig, load_config, parse_config
+from thornback.cluster.config import ClusterConfig, GatewayConfig, load_config, parse_config
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.serve_options import (
     ActorOptions,
@@ -13,6 +14,7 @@ from thornback.cluster.serve_options import (
     DeploymentOptions,
     LoggingOptions,
 )
+from thornback.deployments.gateway import Gateway
 from thornback.deployments.serve_config import (
     PoolPlan,
     datasets,
@@ -111,6 +113,12 @@ EVERY_OPTION: dict[str, Any] = {
 """Every option of a pool that is Serve's, none at its default."""
 
 
+def with_company(option: str) -> dict[str, Any]:
+    """The example of an option, with what it cannot be without."""
+    needed = {"placement_group_bundle_label_selector": ["placement_group_bundles"]}
+    return {name: EVERY_OPTION[name] for name in (option, *needed.get(option, []))}
+
+
 def test_there_is_an_example_of_every_option() -> None:
     assert EVERY_OPTION.keys() == DeploymentOptions.model_fields.keys()
     nested = {"autoscaling_config": AutoscalingOptions, "logging_config": LoggingOptions}
@@ -119,9 +127,12 @@ def test_there_is_an_example_of_every_option() -> None:
     assert {*EVERY_OPTION["ray_actor_options"], "runtime_env"} == ActorOptions.model_fields.keys()
 
 
-def test_calls_are_counted_by_the_host_and_the_gateway_and_not_by_serve(tmp_path: Path) -> None:
-    pool = {"max_ongoing_requests": 7, "max_queued_requests": 12}
-    deployment = deployment_of(config_of(tmp_path, pool=pool))
+@pytest.mark.parametrize("where", ["pool", "defaults"])
+def test_calls_are_counted_by_the_host_and_the_gateway_and_not_by_serve(
+    where: str, tmp_path: Path
+) -> None:
+    counts = {"max_ongoing_requests": 7, "max_queued_requests": 12}
+    deployment = deployment_of(config_of(tmp_path, **{where: counts}))
     assert deployment["user_config"] == {"max_ongoing_requests": 7}
     assert deployment["max_ongoing_requests"] >= 10_000
     assert deployment["max_queued_requests"] == -1
@@ -130,7 +141,7 @@ def test_calls_are_counted_by_the_host_and_the_gateway_and_not_by_serve(tmp_path
 @pytest.mark.parametrize("option", sorted(EVERY_OPTION.keys() - COUNTED_IN_CALLS))
 def test_every_option_reaches_serve_under_its_name(option: str, tmp_path: Path) -> None:
     value = EVERY_OPTION[option]
-    rendered = deployment_of(config_of(tmp_path, pool={option: value}))[option]
+    rendered = deployment_of(config_of(tmp_path, pool=with_company(option)))[option]
     if option == "ray_actor_options":
         del rendered["runtime_env"]
     if option == "autoscaling_config":
@@ -145,6 +156,28 @@ def test_a_pool_scales_by_our_policy_without_arguments_that_would_restart_it(
     assert policy == {"policy_function": "thornback.deployments.autoscaling:calls"}
     assert AutoscalingPolicy(**policy).get_policy().__name__ == "calls"
     assert "autoscaling_config" not in deployment_of(config_of(tmp_path, pool={"num_replicas": 2}))
+
+
+@pytest.mark.parametrize("option", sorted(EVERY_OPTION.keys() - COUNTED_IN_CALLS))
+def test_every_option_may_stand_in_the_defaults_of_all_pools(option: str, tmp_path: Path) -> None:
+    value = EVERY_OPTION[option]
+    rendered = deployment_of(config_of(tmp_path, defaults=with_company(option)))[option]
+    if option == "ray_actor_options":
+        del rendered["runtime_env"]
+    if option == "autoscaling_config":
+        del rendered["policy"]
+    assert rendered == value
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("threads", 3), ("import_timeout_s", 7.0), ("runtime_env", {"pip": ["a"]})],
+)
+def test_what_is_ours_of_a_pool_may_stand_there_too(
+    option: str, value: object, tmp_path: Path
+) -> None:
+    effective = plan_of(config_of(tmp_path, defaults={option: value})).config
+    assert getattr(effective, option) == value
 
 
 def test_a_pool_scales_from_zero_unless_told_otherwise(tmp_path: Path) -> None:
@@ -184,6 +217,47 @@ def test_the_config_says_how_many_gateways_there_are_and_what_each_takes(tmp_pat
     (deployment,) = render_gateway(config)["deployments"]
     assert deployment["num_replicas"] == 3
     assert deployment["ray_actor_options"]["num_cpus"] == 0.7
+
+
+EVERY_OPTION_OF_THE_GATEWAY: dict[str, Any] = {
+    "host": "127.0.0.2",
+    "port": 8123,
+    "num_replicas": 3,
+    "num_cpus": 0.7,
+    "max_body_bytes": 5000,
+    "allow_anonymous": True,
+    "allowed_hosts": ["mcp.example"],
+    "allowed_origins": ["https://app.example"],
+    "page_size": 7,
+    "max_timeout_s": 12.5,
+}
+FOR_SERVE = ("num_replicas", "num_cpus")
+
+
+def test_there_is_an_example_of_every_option_of_the_gateway() -> None:
+    assert EVERY_OPTION_OF_THE_GATEWAY.keys() == GatewayConfig.model_fields.keys()
+
+
+def test_every_option_of_the_gateway_reaches_it_or_serve(tmp_path: Path) -> None:
+    rendered = render_gateway(config_of(tmp_path, gateway=EVERY_OPTION_OF_THE_GATEWAY))
+    told = rendered["args"]["gateway"]
+    expected = EVERY_OPTION_OF_THE_GATEWAY
+    assert told == {key: expected[key] for key in expected if key not in FOR_SERVE}
+    bound = inspect.signature(Gateway).bind(**rendered["args"])
+    assert bound.arguments["gateway"] == told
+
+
+def test_the_front_door_listens_where_the_config_says(tmp_path: Path) -> None:
+    config = config_of(tmp_path, gateway={"host": "127.0.0.2", "port": 8123})
+    document = render_document(config, [], [])
+    assert document["http_options"] == {"host": "127.0.0.2", "port": 8123}
+    assert config.url == "http://127.0.0.2:8123/mcp"
+
+
+def test_the_gateway_is_told_whether_there_are_callers(tmp_path: Path) -> None:
+    callers = {"ann": {"key_sha256": "0" * 64}}
+    assert render_gateway(config_of(tmp_path))["args"]["anonymous"] is True
+    assert render_gateway(config_of(tmp_path, principals=callers))["args"]["anonymous"] is False
 
 
 def test_changed_code_changes_the_environment_of_its_pool(tmp_path: Path) -> None:

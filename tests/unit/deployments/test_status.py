@@ -1,12 +1,17 @@
+import zlib
 from typing import Any
 
+import msgspec
 import pytest
 
-from thornback.cluster.catalog import Catalog, PoolEntry
+from thornback.cluster.actors import BlockingRegistryClient, RegistryClient
+from thornback.cluster.catalog import Catalog, PoolEntry, encode_entry
+from thornback.cluster.errors import RegistryUnavailable
+from thornback.cluster.news import FORMAT, Snapshot, encode
 from thornback.cluster.scaling import Scaled
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.environment import EXPECTED
-from thornback.deployments.status import Facts, assess
+from thornback.deployments.status import Facts, assess, hear_registry, without_forks
 
 CLUSTER = ClusterFile(
     name="local",
@@ -116,3 +121,103 @@ def test_the_catalog_is_told_by_its_numbers() -> None:
     catalog = assess(CLUSTER, facts_of()).catalog
     assert catalog is not None
     assert (catalog.store_id, catalog.epoch, catalog.number) == ("sto_1", 2, 9)
+
+
+@pytest.mark.parametrize(
+    ("pids", "command", "is_told"),
+    [
+        ({"fork_server": 7}, ["python", "-m", "thornback.deployments.fork_server"], False),
+        ({"fork_server": 7}, [], True),
+        ({"fork_server": 7}, ["vim", "notes"], True),
+        ({}, [], False),
+    ],
+)
+def test_a_fork_server_that_is_gone_is_told(
+    pids: dict[str, int], command: list[str], is_told: bool
+) -> None:
+    cluster = msgspec.structs.replace(CLUSTER, pids=pids)
+    assert (without_forks(cluster, lambda pid: command) is not None) == is_told
+
+
+class Answers:
+    """Stands for the handle of a registry, of this version or of another."""
+
+    def __init__(self, info: bytes, snapshot: bytes, **later: object) -> None:
+        self.info, self.snapshot = Method(info), Method(snapshot)
+        for method, answer in later.items():
+            setattr(self, method, Method(answer))
+
+
+class Method:
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    async def remote(self, *arguments: object) -> object:
+        return self._answer
+
+
+def heard(info: bytes, snapshot: bytes, **later: object) -> Facts:
+    client = RegistryClient("thornback.local")
+    client._handle = Answers(info, snapshot, **later)
+    facts = Facts()
+    hear_registry(BlockingRegistryClient(client), facts)
+    return facts
+
+
+INFO = b'{"pid":7,"node_id":"n","store_id":"sto_1","epoch":1,"number":9,"directory":"/d"}'
+SNAPSHOT = encode(Snapshot("sto_1", 1, 9, []))
+POOL_TEXT = (
+    "pools",
+    "text",
+    encode_entry(PoolEntry(name="text", application="thornback.local.text", modules=("m",))),
+)
+
+
+def test_a_registry_of_a_later_version_may_say_more() -> None:
+    facts = heard(INFO[:-1] + b',"colour":"blue"}', SNAPSHOT, added_notes=[])
+    assert (facts.registry_pid, facts.catalog.number, facts.problems) == (7, 9, [])
+
+
+@pytest.mark.parametrize("info", [b"{}", INFO.replace(b"7", b'"7"'), b"no JSON"])
+def test_what_a_registry_says_in_another_way_is_a_problem_and_no_crash(info: bytes) -> None:
+    facts = heard(info, SNAPSHOT, added_notes=[])
+    assert (facts.registry_pid, facts.catalog.number) == (None, 9)
+    (problem,) = facts.problems
+    assert "this version cannot read what the registry answers" in problem
+
+
+@pytest.mark.parametrize(
+    "snapshot", [b"\xff", bytes((FORMAT,)) + b"?", bytes((FORMAT,)) + zlib.compress(b"\x90")]
+)
+def test_a_catalog_in_another_form_is_a_problem_and_no_crash(snapshot: bytes) -> None:
+    facts = heard(INFO, snapshot)
+    assert (facts.registry_pid, facts.catalog) == (7, None)
+    assert len(facts.problems) == 1
+
+
+@pytest.mark.parametrize("notes", [{}, {"added_notes": [[b'{"pool": 7}']]}])
+def test_changes_of_size_in_another_form_are_a_problem_and_no_crash(notes: dict[str, Any]) -> None:
+    facts = heard(INFO, encode(Snapshot("sto_1", 1, 9, [POOL_TEXT])), **notes)
+    assert facts.catalog is not None
+    assert facts.decisions == {}
+    (problem,) = facts.problems
+    assert "this version cannot read what the registry answers" in problem
+
+
+def test_changes_of_size_are_asked_for_with_the_catalog() -> None:
+    event = Scaled("text", 2.0, 1, 2)
+    notes = [[msgspec.json.encode(event)]]
+    facts = heard(INFO, encode(Snapshot("sto_1", 1, 9, [POOL_TEXT])), added_notes=notes)
+    assert (facts.decisions, facts.problems) == ({"text": [event]}, [])
+
+
+def test_a_registry_that_is_away_is_asked_once_and_told_once() -> None:
+    class Away:
+        def info(self) -> Any:
+            raise RegistryUnavailable("no answer within 10 s")
+
+        catalog = info
+
+    facts = Facts()
+    hear_registry(Away(), facts)
+    assert facts.problems == ["The registry is not available: no answer within 10 s"]

@@ -48,7 +48,7 @@ def test_a_dataset_without_files_is_not_listed_and_tells_no_path(
     reference: str, register: Register
 ) -> None:
     register(sales=reference)
-    assert datasets.registered() == {}
+    assert datasets.registered().here == {}
     with pytest.raises(ToolFailure) as refused:
         datasets.dataset("sales")
     assert "nowhere" not in str(refused.value)

@@ -118,3 +118,9 @@ def test_another_model_file_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path
     )
     with pytest.raises(RuntimeError, match="not the expected one"):
         embeddings.Model.load(threads=1)
+
+
+def test_the_model_has_the_threads_of_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THORNBACK_THREADS", "3")
+    session = embeddings.TextEmbed()._model._session
+    assert session.get_session_options().intra_op_num_threads == 3

@@ -11,7 +11,7 @@ import jsonschema_rs
 import msgspec
 import pytest
 
-from thornback.tools import ToolFailure, ToolResult, queries, sql
+from thornback.tools import ToolFailure, ToolResult, queries, query_process, sql
 from thornback.tools.definition import tool_of
 
 from .conftest import Recorded
@@ -26,6 +26,7 @@ def ask(shipped: None) -> Callable[..., ToolResult]:
 
 
 Ask = Callable[..., ToolResult]
+Register = Callable[..., None]
 
 
 def test_rows_come_as_csv_for_the_model_and_typed_for_programs(ask: Ask) -> None:
@@ -118,6 +119,22 @@ def test_a_with_may_have_the_name_of_the_dataset_that_it_reads(ask: Ask) -> None
     assert ask(f"SELECT count(*) AS n FROM ({query})").content == "n\n124"
 
 
+def test_a_dataset_without_files_is_said_to_have_none(ask: Ask, register: Register) -> None:
+    register(sales="/nowhere/*.csv")
+    for query in ("FROM sales", "FROM main.Sales", "DESCRIBE sales"):
+        with pytest.raises(ToolFailure, match=r"^dataset sales has no files at present$"):
+            ask(query)
+    assert ask("WITH sales AS (SELECT 1 AS n) FROM sales").content == "n\n1"
+
+
+def test_one_row_is_one_row(ask: Ask) -> None:
+    call = Recorded()
+    assert str(ask("FROM range(2)", call, max_rows=1).content).endswith(
+        "(first row; there are more)"
+    )
+    assert call.progress[-1].message == "1 row"
+
+
 def test_cells_that_would_break_the_csv_are_quoted(ask: Ask) -> None:
     result = ask("SELECT 'a,b', '', NULL, 'say \"x\"'")
     assert str(result.content).splitlines()[1] == '"a,b","",,"say ""x"""'
@@ -200,6 +217,24 @@ def test_more_queries_than_processes_wait_for_their_turn(ask: Ask) -> None:
         answers = list(threads.map(lambda i: ask(f"SELECT {i} AS i").content, range(20)))
     assert answers == [f"i\n{i}" for i in range(20)]
     assert len(queries._idle) <= queries.MAX_PROCESSES
+
+
+def test_a_query_has_the_threads_of_its_pool(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    openings: list[dict[str, Any]] = []
+    send = queries._QueryProcess._send
+
+    def noted(process: queries._QueryProcess, message: dict[str, Any]) -> None:
+        openings.append(message)
+        send(process, message)
+
+    monkeypatch.setattr(queries._QueryProcess, "_send", noted)
+    monkeypatch.setenv("THORNBACK_THREADS", "3")
+    queries.close_idle()  # those have the threads that they began with
+    ask("SELECT 1")
+    queries.close_idle()
+    assert openings[0]["threads"] == 3
+    engine = query_process.Engine({}, {}, queries.MEMORY_BYTES, threads=3)
+    assert engine._connection.sql("SELECT current_setting('threads')").fetchall() == [(3,)]
 
 
 @pytest.mark.parametrize(

@@ -285,9 +285,10 @@ def test_a_cancelled_call_ends_its_query_at_once(yard: Yard, call: Recorded) -> 
 HOST = """
 import threading
 from thornback.tools import queries, sql
+from thornback.tools.datasets import Registered
 from thornback.tools.testing import Recorded
 
-process = queries._QueryProcess({})
+process = queries._QueryProcess(Registered({}, {}))
 queries._idle.append(process)
 sql.sql_query("SELECT 1", Recorded(remaining_s=60))
 query = "SELECT levenshtein(repeat('a', 300000), repeat('b', 300000))"
@@ -329,7 +330,7 @@ def test_duckdb_itself_is_locked_should_the_guard_ever_fail(statement: str, yard
     import duckdb
 
     sales = {"format": "csv", "files": [f"{yard.directory}/sales.csv"], "size_bytes": 10}
-    engine = query_process.Engine({"sales": sales}, queries.MEMORY_BYTES, threads=1)
+    engine = query_process.Engine({"sales": sales}, {}, queries.MEMORY_BYTES, threads=1)
     with pytest.raises(duckdb.Error):
         engine._connection.execute(statement.replace("YARD", str(yard.directory))).fetchall()
     assert yard.is_unchanged()

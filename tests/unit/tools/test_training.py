@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import threadpoolctl
 
 from thornback.tools import ToolFailure, queries, training
 from thornback.tools.context import CallCancelled
@@ -112,3 +113,11 @@ def test_a_question_that_makes_no_sense_is_refused(
 def test_too_few_rows_for_the_folds_are_refused(noise: None, call: Recorded) -> None:
     with pytest.raises(ToolFailure, match="rows are too few for 20 folds"):
         training.train_evaluate("noise", "y", call.ctx, folds=20, max_rows=20)
+
+
+def test_fitting_takes_the_threads_of_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    for threads in (1, 2):
+        monkeypatch.setenv("THORNBACK_THREADS", str(threads))
+        with training._own_threads():
+            pools = threadpoolctl.threadpool_info()
+        assert {pool["num_threads"] for pool in pools if pool["user_api"] == "openmp"} == {threads}

@@ -1,0 +1,71 @@
+"""What is asked of an installer, and what is told of its answer."""
+
+import sys
+
+import pytest
+
+from thornback.deployments.packages import Packages, installers_reason, packages_of
+
+PIP = """\
+WARNING: Location 'file:///opt/pypi/simple/no-such/' is ignored
+ERROR: Ignored the following versions that require a different python version: 1.0
+ERROR: Could not find a version that satisfies the requirement no-such==9.9 (from versions: none)
+ERROR: No matching distribution found for no-such==9.9
+"""
+UV = """\
+Using Python 3.11.7 environment at: /env
+error: No solution found when resolving dependencies
+  cause: Because no-such was not found in the package registry and you require no-such==9.9, we can
+"""
+
+
+def test_packages_are_those_that_ray_would_install() -> None:
+    plain = packages_of(
+        {"pip": ["a==1", "b"], "env_vars": {"PIP_INDEX_URL": "https://i", "THORNBACK_POOL": "p"}}
+    )
+    assert plain == Packages("pip", ("a==1", "b"), (), (("PIP_INDEX_URL", "https://i"),))
+    full = packages_of({"pip": {"packages": ["a"], "pip_install_options": ["--pre"]}})
+    assert full == Packages("pip", ("a",), ("--pre",), ())
+    by_uv = packages_of({"uv": {"packages": ["a"], "uv_pip_install_options": ["--offline"]}})
+    assert by_uv == Packages("uv", ("a",), ("--offline",), ())
+
+
+@pytest.mark.parametrize(
+    "runtime_env",
+    [
+        {},
+        {"env_vars": {"A": "1"}},
+        {"conda": "name"},
+        {"pip": "requirements.txt"},
+        {"pip": []},
+        {"pip": ["-r ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/requirements.txt"]},
+    ],
+)
+def test_what_is_known_only_in_the_environment_is_not_asked(runtime_env: dict[str, object]) -> None:
+    assert packages_of(runtime_env) is None
+
+
+def test_a_question_installs_nothing() -> None:
+    for installer in ("pip", "uv"):
+        command = Packages(installer, ("a",), ("--pre",), ()).question("/tmp/r.txt")
+        assert command[:3] == [sys.executable, "-m", installer]
+        assert "--dry-run" in command
+        assert command[-3:] == ["--pre", "-r", "/tmp/r.txt"]
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (PIP, "No matching distribution found for no-such==9.9"),
+        (
+            UV,
+            "Because no-such was not found in the package registry and you require no-such==9.9, "
+            "we can",
+        ),
+        ("/bin/python: No module named pip\n", "/bin/python: No module named pip"),
+        ("", "it cannot be set up"),
+        ("ERROR: cannot read https://me:secret@host/simple", "cannot read https://host/simple"),
+    ],
+)
+def test_one_line_says_why(output: str, reason: str) -> None:
+    assert installers_reason(output) == reason
