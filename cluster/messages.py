@@ -16,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from thornback.cluster.catalog import Batch
 from thornback.cluster.principals import Principal
 
 WIRE_VERSION = 2
@@ -57,6 +58,8 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
     """Seconds the call may wait until a host admits it."""
     repeatable: bool = False
     """Whether running the call twice is as good as once."""
+    batch: Batch | None = None
+    """How calls of a batch tool are collected, as the catalog has it; None: as its author wrote."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True, array_like=True, tag="ack"):

@@ -126,7 +126,7 @@ class HostedCall:
                 if tool.batch is None:
                     return await run(tool, call.arguments, context, self._at.threads)
                 return await self._at.batcher.run(
-                    tool, call.arguments, context, repeatable=call.repeatable
+                    tool, call.arguments, context, call.batch, call.repeatable
                 )
         except TimeoutError:
             return _failed(ToolTimeout(call.tool, round(call.remaining_s, 1)))

@@ -256,6 +256,7 @@ def _message(call: Call, spec: ToolSpec, remaining_s: float, queue_timeout_s: fl
         spec.call.max_result_bytes,
         queue_timeout_s,
         spec.repeatable,
+        spec.batch,
     )
 
 

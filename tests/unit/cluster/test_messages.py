@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from thornback.cluster.catalog import Batch
 from thornback.cluster.messages import (
     WIRE_VERSION,
     Acknowledged,
@@ -32,6 +33,7 @@ from thornback.cluster.principals import Principal
 CALL = CallMessage(
     WIRE_VERSION, "call_x", "sql_query", "1.0.0", b'{"query":"x"}', 2.5, Principal("default", "a")
 )
+BATCHED = msgspec.structs.replace(CALL, repeatable=True, batch=Batch(max_batch_size=8))
 REPLIES: list[Reply] = [
     Acknowledged(WIRE_VERSION, "r1", 3),
     Progress(WIRE_VERSION, 0.5, 1.0, "half"),
@@ -44,7 +46,7 @@ REPLIES: list[Reply] = [
     Parked(WIRE_VERSION, "val_1", 300_000),
 ]
 STATE = HostState("r1", "node-1", 32, 30, 2)
-SEND = Send(WIRE_VERSION, "gwy_1", 3, [CALL], ["call_y"], 1.0, True)
+SEND = Send(WIRE_VERSION, "gwy_1", 3, [CALL, BATCHED], ["call_y"], 1.0, True)
 
 
 def test_a_call_arrives_as_it_was_sent() -> None:

@@ -12,6 +12,7 @@ from tests.fakes import FakeClock
 from thornback.cluster.catalog import (
     AccessPolicy,
     Annotations,
+    Batch,
     CallPolicy,
     Catalog,
     PoolEntry,
@@ -228,6 +229,14 @@ def test_a_call_is_sent_with_the_time_it_may_wait() -> None:
     offered = catalog(spec(call=CallPolicy(timeout_s=2.0, queue_timeout_s=45.0)))
     Engine(offered, pool).call()
     assert (pool.sent[0].remaining_s, pool.sent[0].queue_timeout_s) == (2.0, 45.0)
+
+
+def test_a_call_is_sent_with_how_the_catalog_has_its_batch() -> None:
+    pool = FakePool([DONE], [DONE])
+    batch = Batch(max_batch_size=8)
+    Engine(catalog(spec(batch=batch)), pool).call()
+    Engine(catalog(spec()), pool).call()
+    assert [sent.batch for sent in pool.sent] == [batch, None]
 
 
 def test_a_timeout_tells_the_time_the_call_had_and_not_what_was_left() -> None:

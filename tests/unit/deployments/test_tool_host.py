@@ -577,7 +577,10 @@ def test_a_generator_shares_no_stream(cluster: Cluster) -> None:
     assert refused.replies == [(0, Refused(WIRE_VERSION, ALONE, ["counts"]))]
 
 
-def test_calls_of_a_batch_tool_run_in_one_invocation(cluster: Cluster) -> None:
+@pytest.mark.parametrize(("batch", "invocations"), [(None, [3]), (Batch(max_batch_size=2), [2, 1])])
+def test_calls_of_a_batch_tool_run_together_as_they_say_themselves(
+    cluster: Cluster, batch: Batch | None, invocations: list[int]
+) -> None:
     sizes: list[int] = []
 
     @tool(batch=Batch(max_batch_size=8, batch_wait_timeout_s=0.05))
@@ -589,11 +592,12 @@ def test_calls_of_a_batch_tool_run_in_one_invocation(cluster: Cluster) -> None:
     async def calls() -> list[Replies]:
         host = await warm(cluster.host(echo, double))
         numbers = [f'{{"number":{n}}}'.encode() for n in range(3)]
-        return await shared(host, *(named("double", n, arguments=a) for n, a in enumerate(numbers)))
+        said = [named("double", n, arguments=a, batch=batch) for n, a in enumerate(numbers)]
+        return await shared(host, *said)
 
     replies = dict(reply for message in run(calls()) for reply in message.replies)
     assert [structured(replies[place]) for place in range(3)] == [0, 2, 4]
-    assert sizes == [3]
+    assert sizes == invocations
 
 
 def test_a_large_result_is_parked_until_it_is_fetched_and_spares_its_neighbour(
