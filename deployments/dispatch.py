@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -37,6 +37,7 @@ from thornback.deployments.flight import Emit as Emit
 from thornback.deployments.pool_health import ClusterFacts
 from thornback.deployments.replicas import Replica, choose
 from thornback.deployments.sending import Sending
+from thornback.deployments.telemetry import QUEUED, RUNNING, Gauged
 from thornback.deployments.transport import ServeTransport, Transport
 
 RESEND_S = 0.25
@@ -105,6 +106,12 @@ class Pools:
         pool.entry = entry
         return pool
 
+    def gauged(self) -> Iterator[Gauged]:
+        """How many calls of each tool wait in this gateway, and how many run for it."""
+        for pool in self._pools.values():
+            for (tool, version, waits), calls in pool.flying().items():
+                yield Gauged(QUEUED if waits else RUNNING, (tool, version), calls)
+
 
 class ServePool:
     """A pool: the calls that wait here, and the replicas that are known."""
@@ -130,7 +137,7 @@ class ServePool:
         self._node_id = node_id
         self._queue: deque[Flight] = deque()
         """Calls that no replica has room for, oldest first."""
-        self._calls = 0
+        self._flights: set[Flight] = set()
         """Calls that are not over."""
         self._channels: dict[str, Channel] = {}
         """By id of the replica."""
@@ -155,14 +162,21 @@ class ServePool:
         flight = Flight(message, emit, self.entry, self._facts)
         flight.alone = f"{message.tool}@{message.version}" in self._alone
         flight.carrier = self
-        self._calls += 1
+        self._flights.add(flight)
         self._queue.append(flight)
         self.flow()
         self._beat()
         try:
             return await flight.land()
         finally:
-            self._calls -= 1
+            self._flights.discard(flight)
+
+    def flying(self) -> Counter[tuple[str, str, bool]]:
+        """Calls that are not over, by tool, version, and whether no host has admitted them."""
+        return Counter(
+            (flight.message.tool, flight.message.version, flight.state in ("queued", "sent"))
+            for flight in self._flights
+        )
 
     def forget(self, flight: Flight) -> None:
         """Nobody waits any more for a call that is queued here."""
@@ -257,22 +271,28 @@ class ServePool:
 
     async def _keep_beating(self) -> None:
         """Tell all replicas what waits here, and learn of new and of gone ones, while there are
-        calls."""
+        calls; and once more then: who was told last that calls wait here would believe it until
+        this gateway has been silent for long."""
         while True:
             await asyncio.sleep(BEAT_S)
-            if not self._calls:
-                return
+            was_idle = not self._flights
             try:
                 answers = await self.transport.beat(self.gateway, self.held, BEAT_S)
             except Exception:  # there is none, or one of them does not answer
-                continue
-            states = [decode_state(answer) for answer in answers]
-            for replica in self._replicas():
-                if all(replica.replica_id != state.replica_id for state in states):
-                    self.gone(replica)
-            for state in states:
-                self.met(state)
-            self.flow()
+                pass
+            else:
+                self._hear([decode_state(answer) for answer in answers])
+            if was_idle and not self._flights:
+                return
+
+    def _hear(self, states: list[HostState]) -> None:
+        """Those replicas are there, and no others."""
+        for replica in self._replicas():
+            if all(replica.replica_id != state.replica_id for state in states):
+                self.gone(replica)
+        for state in states:
+            self.met(state)
+        self.flow()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # Not of the request's context: Serve would end what it is asked with that request.

@@ -19,6 +19,9 @@ EXPORT_S = 5.0
 """Seconds between two exports."""
 MAX_TOOLS = 1000
 """Tool versions that one process counts apart; all others are counted together as `(others)`."""
+MAX_CODES = 64
+"""Classes of error that are counted apart for one version of a tool: its author makes them up."""
+MAX_CODE_CHARS = 64
 OTHERS = "(others)"
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -167,7 +170,8 @@ class ToolNumbers:
     def observe(self, call: CallFacts) -> None:
         self.outcomes[call.outcome] = self.outcomes.get(call.outcome, 0) + 1
         if call.error:
-            self.errors[call.error] = self.errors.get(call.error, 0) + 1
+            code = call.error if self._is_counted_apart(call.error) else OTHERS
+            self.errors[code] = self.errors.get(code, 0) + 1
         self.request_bytes += call.request_bytes
         self.result_bytes += call.result_bytes
         self.cold_starts += call.cold
@@ -178,6 +182,9 @@ class ToolNumbers:
             self.run.add(call.run_s)
         if call.batch_size is not None:
             self.batch_size.add(call.batch_size)
+
+    def _is_counted_apart(self, code: str) -> bool:
+        return code in self.errors or (len(self.errors) < MAX_CODES and len(code) <= MAX_CODE_CHARS)
 
     def counters(self, tool: Labels) -> Iterable[tuple[str, Labels, float]]:
         """Name, labels and value of every counter, a histogram's buckets among them."""
