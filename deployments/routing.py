@@ -307,6 +307,11 @@ class _Reports:
         self.said_items = self.said_items or isinstance(event, Partial)
         self._emit(event)
 
+    async def room(self) -> None:
+        """Wait until whoever reads has room for more, where it can say so."""
+        if (room := getattr(self._emit, "room", None)) is not None:
+            await room()
+
 
 def _facts(
     call: Call,

@@ -307,6 +307,27 @@ def test_queue_time_ends_when_a_host_admits_the_call() -> None:
     assert engine.call().queue_s == 2.5
 
 
+def test_whoever_carries_a_call_can_wait_until_its_reader_has_room() -> None:
+    class Reader:
+        asked = 0
+
+        def __call__(self, event: Event) -> None: ...
+
+        async def room(self) -> None:
+            self.asked += 1
+
+    class Carrier(FakePool):
+        async def call(self, message: CallMessage, emit: Any) -> Outcome:
+            await emit.room()
+            return DONE
+
+    reader = Reader()
+    engine = RoutingEngine(lambda: catalog(spec()), Carrier(), FakeClock())
+    call = Call(tool="sql_query", arguments=b'{"query":"x"}', caller=EVERYBODY, call_id="call_1")
+    asyncio.run(engine.call(call, reader))
+    assert reader.asked == 1
+
+
 # --- what is counted ------------------------------------------------------------------------------
 
 OBSERVED = CallFacts("sql_query", "1.0.0", "ok", total_s=0.0, request_bytes=14)
