@@ -26,6 +26,7 @@ from thornback.deployments.content_endpoint import PATH as CONTENT_PATH
 from thornback.deployments.content_endpoint import ContentEndpoint
 from thornback.deployments.contents import ContentReader
 from thornback.deployments.dispatch import Pools
+from thornback.deployments.draining import when_drained
 from thornback.deployments.exchange import Exchange
 from thornback.deployments.http_edge import Neighbours, Receive, Scope, drain
 from thornback.deployments.listen import Listening
@@ -196,12 +197,17 @@ class Gateway:
         self._listening = Listening()
         self._registry = connect(cluster)
         self._mirror = CatalogMirror(self._registry, self._clock)
+        self._draining: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> GatewayApp:
         """Called by Serve in the replica, before it takes requests."""
         log_to_output()
         await self._mirror.start(FIRST_CATALOG_S)
         self._mirror.on_change(self._listening.changed)
+        # In a context of its own, as the mirror's: it outlives what Serve does at the moment.
+        self._draining = asyncio.get_running_loop().create_task(
+            when_drained(self._listening.drain), context=contextvars.Context()
+        )
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
         pools, telemetry = Pools(self._clock), Telemetry(RaySink())

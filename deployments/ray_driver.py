@@ -10,6 +10,7 @@ from thornback.cluster.errors import ClusterNotRunning, LaunchError
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.environment import driver_environment
 from thornback.deployments.ray_process import answers
+from thornback.deployments.ray_settings import read_again
 
 
 def token_file(environment: Mapping[str, str]) -> str | None:
@@ -44,7 +45,7 @@ def join(cluster: ClusterFile) -> None:
     announce(cluster)
     import ray
 
-    _read_environment_again()
+    read_again()  # it may have been imported before `announce`
     _refuse_without_token(cluster.address)
     try:
         ray.init(
@@ -56,16 +57,6 @@ def join(cluster: ClusterFile) -> None:
     except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise LaunchError(f"cannot join the Ray at {cluster.address}: {lines[0]}") from error
-
-
-def _read_environment_again() -> None:
-    """Ray read it when it was imported, which may have been before `announce`."""
-    from ray import _raylet
-    from ray._private import ray_constants
-
-    one_machine = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR) == "0"
-    ray_constants.ENABLE_RAY_CLUSTER = not one_machine
-    _raylet.Config.initialize("")  # type: ignore[attr-defined]
 
 
 def _refuse_without_token(address: str) -> None:

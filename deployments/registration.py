@@ -12,9 +12,9 @@ from itertools import chain
 import msgspec
 
 from thornback.cluster.actors import BlockingRegistryClient
-from thornback.cluster.catalog import Space, ToolSpec
+from thornback.cluster.catalog import Space
 from thornback.cluster.config import ClusterConfig
-from thornback.cluster.errors import RegistrationError
+from thornback.cluster.errors import ConfigError, RegistrationError
 from thornback.cluster.principals import PrincipalEntry
 from thornback.cluster.registry import edit_of
 from thornback.deployments.contents import ConfigEntry, stale_keys
@@ -25,7 +25,6 @@ from thornback.deployments.discovery import (
     decode_findings,
     discover,
     findings_key,
-    refuse_doubled,
 )
 from thornback.deployments.packages import Asked
 from thornback.deployments.serve_config import PoolPlan, split_plan
@@ -89,7 +88,7 @@ def catalog_as_found(
     """
     named = {plan.name: plan for plan in plans}
     split = {plan.name: plan for plan in loose}
-    offered: dict[str, list[ToolSpec]] = {}
+    owners: dict[str, str] = {}
     for name, findings in chain.from_iterable(part.items() for part in found):
         parts = (
             [named[name]]
@@ -98,9 +97,24 @@ def catalog_as_found(
         )
         for plan in parts:
             discovered = catalog_entries(config, plan, findings)
-            offered[plan.name] = discovered.tools
-            refuse_doubled(offered)
+            _claim(owners, discovered)
             yield discovered
+
+
+def _claim(owners: dict[str, str], found: Discovered) -> None:
+    """Note whose each tool version is.
+
+    Raises:
+        ConfigError: naming both pools, if another has one of them.
+    """
+    pool = found.pool.name
+    for spec in found.tools:
+        owner = owners.setdefault(spec.key, pool)
+        if owner != pool:
+            raise ConfigError(
+                f"pools {owner} and {pool} both offer {spec.name} {spec.version}; "
+                "two pools may offer one tool only at different versions"
+            )
 
 
 def register_pools(

@@ -118,6 +118,11 @@ class Connection:
         await self.send(request)
         return await self.answer()
 
+    async def until(self, text: bytes) -> None:
+        """Wait until what has arrived, and was not read yet, holds `text`."""
+        while text not in self._arrived:
+            await self._receive()
+
     async def rest(self) -> bytes:
         """Everything until the other end closes the connection."""
         try:

@@ -80,7 +80,7 @@ def test_status_names_the_reason_of_each(broken: HurtCluster) -> None:
     states = {name: pools[name]["state"] for name in BEGINNINGS}
     assert states == {**dict.fromkeys(BEGINNINGS, "broken"), "greedy": "infeasible"}
     assert "nothing_of_this_name" in pools["missing"]["reason"]
-    assert "GPU 1" in pools["greedy"]["reason"]
+    assert "1 GPU" in pools["greedy"]["reason"]
     assert pools["missing"]["lost_tools"] == ["tool_of_missing"]
     assert pools["text"]["state"] in ("idle", "ready")
 
@@ -90,6 +90,16 @@ def test_a_package_that_does_not_exist_is_told_soon(broken: HurtCluster) -> None
     ((at_s, why),) = re.findall(r"([\d.]+) s  ! pool absent is broken: (.*)", told)
     assert float(at_s) < KNOWN_WITHIN_S, told
     assert why == f"runtime_env: No matching distribution found for {ABSENT}"
+
+
+def test_the_id_that_is_shown_leads_to_the_traceback(broken: HurtCluster) -> None:
+    told = (broken.home / "told").read_text("utf-8")
+    (error_id,) = re.findall(
+        r"pool failing is broken: .*ZeroDivisionError \(error (err_\w+)\)", told
+    )
+    lines = broken.thornback("logs", "failing", "--cluster", broken.name).stdout.splitlines()
+    assert error_id in lines[0]
+    assert any(line.endswith("ZeroDivisionError: division by zero") for line in lines)
 
 
 @pytest.mark.parametrize("name", WHY)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import urllib.request
 from collections import Counter
-from pathlib import Path
 
 from tests.on_ray.faults.hurt_cluster import HurtCluster
 from tests.on_ray.faults.load import until
@@ -22,19 +20,25 @@ OURS = {"tool", "version", "outcome", "code", "pool", "state", "le"}
 
 
 def metrics(hurt: HurtCluster) -> list[tuple[str, dict[str, str], float]]:
-    """Our samples on Ray's metrics endpoints, of every process."""
-    found = hurt.file.temp_dir
-    assert found is not None
-    listed = json.loads(Path(found, "prom_metrics_service_discovery.json").read_text("utf-8"))
-    samples = []
-    for target in listed[0]["targets"]:
-        with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
-        samples += [
-            (name, dict(LABEL.findall(labels)), float(value))
-            for name, labels, value in SAMPLE.findall(text)
-        ]
-    return samples
+    """Our samples on Ray's metrics endpoint, of every process."""
+    with urllib.request.urlopen(f"http://{_exporter(hurt)}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return [
+        (name, dict(LABEL.findall(labels)), float(value))
+        for name, labels, value in SAMPLE.findall(text)
+    ]
+
+
+def _exporter(hurt: HurtCluster) -> str:
+    """Where Ray's agent shows metrics, as it is told on its command line."""
+    given = {
+        int(word.partition("=")[2])
+        for process in hurt.processes()
+        for word in process.cmdline()
+        if word.startswith("--metrics-export-port=")
+    }
+    (port,) = given
+    return f"127.0.0.1:{port}"
 
 
 def total(hurt: HurtCluster, name: str, **wanted: str) -> float:
