@@ -141,7 +141,7 @@ def buggy(secret: str) -> str:
 
 @tool(timeout_s=120, read_only=True)
 def count_in_thread(key: str, count: int) -> Iterator[int]:
-    """Count without pause; leaves a line for every thousand.
+    """Count without pause, last digits only; leaves a line for every thousand.
 
     Args:
         key: How the lines begin.
@@ -150,12 +150,12 @@ def count_in_thread(key: str, count: int) -> Iterator[int]:
     for number in range(count):
         if number % 1000 == 0:
             leave(f"{key} {number}")
-        yield number
+        yield number % 10
 
 
 @tool(timeout_s=120, read_only=True)
 async def count_on_loop(key: str, count: int) -> AsyncIterator[int]:
-    """Count without pause; leaves a line for every thousand.
+    """Count without pause, last digits only; leaves a line for every thousand.
 
     Args:
         key: How the lines begin.
@@ -164,4 +164,4 @@ async def count_on_loop(key: str, count: int) -> AsyncIterator[int]:
     for number in range(count):
         if number % 1000 == 0:
             leave(f"{key} {number}")
-        yield number
+        yield number % 10
