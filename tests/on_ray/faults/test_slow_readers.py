@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 
@@ -13,7 +12,7 @@ import pytest
 from tests.on_ray.faults.hurt_cluster import HurtCluster
 from tests.on_ray.faults.raw_http import Connection, Target
 
-ITEMS = int(os.environ.get("SLOW_READER_ITEMS", "100000"))
+ITEMS = 100_000
 """A hundred thousand are 19 MB on the wire."""
 STILL_S = 2.0
 """A tool that makes no item for so long is held up, or has made all."""
