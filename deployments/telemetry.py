@@ -69,7 +69,9 @@ BATCH_SIZE = Metric(
 )
 RUNNING = Metric("thornback_running", "gauge", _TOOL, "Calls that run now.")
 QUEUED = Metric("thornback_queued", "gauge", _TOOL, "Calls that wait now.")
-REPLICAS = Metric("thornback_replicas", "gauge", ("pool", "state"), "Replicas of a pool.")
+REPLICAS = Metric(
+    "thornback_replicas", "gauge", ("pool", "state"), "Replicas of a pool that scales."
+)
 TARGET_REPLICAS = Metric(
     "thornback_target_replicas", "gauge", ("pool",), "Replicas that a pool shall have."
 )
@@ -247,7 +249,7 @@ class Telemetry:
             for name, labels, value in self.tools[tool].counters(tool):
                 added = value - self._exported.get((name, labels), 0)
                 if added > 0:
-                    self._sink.add(name, _named(name, labels), added)
+                    self._sink.add(name, named(name, labels), added)
                     self._exported[name, labels] = value
             self._touched.discard(tool)
             yield
@@ -258,9 +260,9 @@ class Telemetry:
         }
         for name, labels in self._shown.keys() - now.keys():
             # Ray shows the last value of a gauge until its process ends.
-            self._sink.put(name, _named(name, labels), 0)
+            self._sink.put(name, named(name, labels), 0)
         for (name, labels), gauged in now.items():
-            self._sink.put(name, _named(name, labels), gauged.value)
+            self._sink.put(name, named(name, labels), gauged.value)
         self._shown = {key: gauged.metric for key, gauged in now.items()}
 
     async def keep_exporting(self) -> None:
@@ -320,5 +322,6 @@ LABELS = _labels()
 """Labels of everything that is exported, by its name."""
 
 
-def _named(name: str, labels: Labels) -> dict[str, str]:
+def named(name: str, labels: Labels) -> dict[str, str]:
+    """The labels of what is exported under a name, each with its own."""
     return dict(zip(LABELS[name], labels, strict=True))

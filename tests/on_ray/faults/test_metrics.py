@@ -7,6 +7,8 @@ import re
 import urllib.request
 from collections import Counter
 
+import psutil
+
 from tests.on_ray.faults.hurt_cluster import HurtCluster
 from tests.on_ray.faults.load import until
 
@@ -30,15 +32,11 @@ def metrics(hurt: HurtCluster) -> list[tuple[str, dict[str, str], float]]:
 
 
 def _exporter(hurt: HurtCluster) -> str:
-    """Where Ray's agent shows metrics, as it is told on its command line."""
-    given = {
-        int(word.partition("=")[2])
-        for process in hurt.processes()
-        for word in process.cmdline()
-        if word.startswith("--metrics-export-port=")
-    }
-    (port,) = given
-    return f"127.0.0.1:{port}"
+    """Where Ray's agent shows metrics, as the raylet is told that starts it."""
+    (raylet,) = hurt.named("raylet")
+    told = re.search(r"--metrics-export-port=(\d+)", " ".join(psutil.Process(raylet).cmdline()))
+    assert told is not None
+    return f"127.0.0.1:{told[1]}"
 
 
 def total(hurt: HurtCluster, name: str, **wanted: str) -> float:
@@ -84,6 +82,8 @@ def test_the_metrics_count_what_the_clients_count(hurt: HurtCluster) -> None:
     asyncio.run(until(are_shown, SHOWN_S))
     assert total(hurt, "thornback_batch_size_count", tool="together") == batches + 16
     assert total(hurt, "thornback_batch_size_bucket", tool="together", le="1") < batches + 16
+    shown = {(name, labels["pool"]) for name, labels, _ in metrics(hurt) if "pool" in labels}
+    assert ("thornback_target_replicas", "batches") in shown
     assert total(hurt, "thornback_errors", tool="buggy", code="tool.bug") >= 3
     assert total(hurt, "thornback_total_seconds_count", tool="buggy") >= 3
     for name, labels, _ in metrics(hurt):

@@ -133,7 +133,7 @@ def test_a_pool_is_sized_by_its_calls_however_few_messages_bring_them(hurt: Hurt
         await seen(hurt, dict.fromkeys(POOLS, 0))
         before = decisions(hurt, "waits")
         answers = await asyncio.gather(*(target.ask(ask, 60) for ask in asks))
-        assert [answer.result["isError"] for answer in answers] == [False] * calls
+        assert [answer.result["content"][0]["text"] for answer in answers] == ["6.0"] * calls
         since = [each for each in decisions(hurt, "waits") if each not in before]
         print("", *(each["text"] for each in since), sep="\n")
         up = [each["facts"] for each in since if each["facts"]["after"] > each["facts"]["before"]]
