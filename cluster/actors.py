@@ -151,6 +151,16 @@ class RegistryActor:
         registry = await self._opened()
         return await asyncio.to_thread(registry.noted, space, key)
 
+    async def add_note(self, space: str, key: str, value: bytes, keep: int) -> None:
+        """Add a JSON value to a list beside the catalog, of which the last `keep` stay."""
+        registry = await self._opened()
+        await self._on_disk(lambda: registry.add_note(space, key, value, keep))
+
+    async def added_notes(self, space: str, keys: list[str]) -> list[list[bytes]]:
+        """The lists under several keys."""
+        registry = await self._opened()
+        return await asyncio.to_thread(lambda: [registry.added_notes(space, key) for key in keys])
+
     # --- writing together -------------------------------------------------------------------------
 
     async def _write_all(self, registry: Registry) -> None:
@@ -305,12 +315,25 @@ class RegistryClient:
         value: bytes | None = await self._call("noted", timeout_s, space, key)
         return value
 
+    async def add_note(
+        self, space: str, key: str, value: bytes, keep: int, timeout_s: float = CALL_TIMEOUT_S
+    ) -> None:
+        """Add a JSON value durably to a list beside the catalog, of which the last `keep` stay."""
+        await self._call("add_note", timeout_s, space, key, value, keep)
+
+    async def added_notes(
+        self, space: str, keys: list[str], timeout_s: float = CALL_TIMEOUT_S
+    ) -> list[list[bytes]]:
+        """The lists under several keys, oldest value first."""
+        lists: list[list[bytes]] = await self._call("added_notes", timeout_s, space, keys)
+        return lists
+
     async def _call(self, method: str, timeout_s: float, *args: object) -> Any:
         try:
             async with asyncio.timeout(timeout_s):
                 if self._handle is None:
                     self._handle = await asyncio.to_thread(_look_up, self.namespace)
-                return await getattr(self._handle, method).remote(*args)
+                return await self._method(method).remote(*args)
         except (TimeoutError, GetTimeoutError) as e:
             raise RegistryUnavailable(f"no answer within {timeout_s:g} s") from e
         except RayTaskError as e:
@@ -321,6 +344,12 @@ class RegistryClient:
         except RayActorError as e:
             self._handle = None
             raise RegistryUnavailable("its actor is gone") from e
+
+    def _method(self, name: str) -> Any:
+        try:
+            return getattr(self._handle, name)
+        except AttributeError as error:  # a detached actor outlives the version that started it
+            raise unreadable(error) from None
 
 
 class BlockingRegistryClient:
@@ -351,6 +380,16 @@ class BlockingRegistryClient:
 
     def noted(self, space: str, key: str, timeout_s: float = CALL_TIMEOUT_S) -> bytes | None:
         return self._run(self._client.noted(space, key, timeout_s))
+
+    def add_note(
+        self, space: str, key: str, value: bytes, keep: int, timeout_s: float = CALL_TIMEOUT_S
+    ) -> None:
+        self._run(self._client.add_note(space, key, value, keep, timeout_s))
+
+    def added_notes(
+        self, space: str, keys: list[str], timeout_s: float = CALL_TIMEOUT_S
+    ) -> list[list[bytes]]:
+        return self._run(self._client.added_notes(space, keys, timeout_s))
 
     @staticmethod
     def _run(work: Coroutine[Any, Any, _T]) -> _T:

@@ -72,6 +72,35 @@ class CallPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     """Largest result, in bytes of JSON; a larger one is an error that says so."""
 
 
+MAX_BATCH_SIZE = 1024
+MAX_BATCH_WAIT_S = 10.0
+MAX_CONCURRENT_BATCHES = 64
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a host collects calls of a batch tool for one invocation; the names are Ray Serve's.
+
+    A batch starts as soon as it may. While `max_concurrent_batches` run, calls collect, so that
+    batches grow with the load and a lone call does not wait.
+    """
+
+    max_batch_size: int = 32
+    """Calls in one invocation at most, 1 to 1024; 1 runs each call by itself."""
+    batch_wait_timeout_s: float = 0.0
+    """Seconds, 0 to 10, that a batch which is not full and may start waits for more calls."""
+    max_concurrent_batches: int = 1
+    """Invocations that run at a time in one replica, 1 to 64."""
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("max_batch_size", self.max_batch_size, 1, MAX_BATCH_SIZE),
+            ("batch_wait_timeout_s", self.batch_wait_timeout_s, 0, MAX_BATCH_WAIT_S),
+            ("max_concurrent_batches", self.max_concurrent_batches, 1, MAX_CONCURRENT_BATCHES),
+        ):
+            if not least <= value <= most:
+                raise ValueError(f"{name} is {value} and must be between {least} and {most:g}")
+
+
 class Lifecycle(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a version stands between its first day and its last."""
 
@@ -101,6 +130,8 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     annotations: Annotations = Annotations()
     access: AccessPolicy = AccessPolicy()
     call: CallPolicy = CallPolicy()
+    batch: Batch | None = None
+    """For a batch tool: how its calls are collected; None: it takes one call at a time."""
     pool: str
     """Name of the pool that runs this version."""
     owner: str | None = None

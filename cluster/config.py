@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from thornback.cluster.catalog import MAX_BATCH_SIZE, MAX_BATCH_WAIT_S, MAX_CONCURRENT_BATCHES
 from thornback.cluster.config_model import (
     NOT_A_KEY,
     NUMBER,
@@ -95,6 +96,16 @@ class PoolConfig(DeploymentOptions):
     """Ray's runtime environment, merged over `ray_actor_options.runtime_env`."""
 
 
+class BatchConfig(ConfigModel):
+    """How calls of a batch tool are collected, over what its author wrote; None leaves it."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE), NUMBER] | None = None
+    batch_wait_timeout_s: Annotated[float, Field(ge=0, le=MAX_BATCH_WAIT_S), NUMBER] | None = None
+    max_concurrent_batches: (
+        Annotated[int, Field(ge=1, le=MAX_CONCURRENT_BATCHES), NUMBER] | None
+    ) = None
+
+
 class ToolConfig(ConfigModel):
     """What the operator decides for one tool, over what its author wrote; None leaves it."""
 
@@ -102,6 +113,8 @@ class ToolConfig(ConfigModel):
     queue_timeout_s: PositiveFloat | None = None
     max_attempts: Attempts | None = None
     max_result_bytes: PositiveInt | None = None
+    batch: BatchConfig | None = None
+    """For batch tools; a version that is none is left as it is."""
     title: str | None = None
     read_only: bool | None = None
     destructive: bool | None = None

@@ -262,6 +262,27 @@ class ToolBug(ToolFailure):
         return f"{self.tool} failed because of a bug in it (error {self.error_id})"
 
 
+class BatchFailed(ToolFailure):
+    """The tool failed while it ran this call together with others, and it is not safe to repeat.
+
+    What it raised may speak of the other calls, so that nobody but the host's log is told.
+    """
+
+    code = "tool.batch_failed"
+
+    def __init__(self, tool: str, error_id: str) -> None:
+        super().__init__(tool, error_id)
+        self.tool = tool
+        self.error_id = error_id
+        """`err_...`, under which the host logged what it raised."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tool} failed while it ran this call together with others; the call may have "
+            f"taken effect and was not repeated (error {self.error_id})"
+        )
+
+
 class ToolTimeout(ToolFailure):
     """The call did not finish before its deadline."""
 

@@ -7,7 +7,7 @@ neither time nor a counter, and they are made here and nowhere else.
 import secrets
 from typing import Literal
 
-Prefix = Literal["blb", "call", "err", "req", "sto", "tsk", "evt"]
+Prefix = Literal["blb", "call", "err", "evt", "gwy", "req", "sto", "tsk", "val"]
 
 
 def new_id(prefix: Prefix) -> str:

@@ -32,7 +32,7 @@ from thornback.cluster.catalog import (
     key_of,
 )
 from thornback.cluster.errors import RegistrationError, StoreConflict, StoreError, shown
-from thornback.cluster.journal import Journal, Write
+from thornback.cluster.journal import Journal, Record, Write
 from thornback.cluster.news import News, Snapshot
 from thornback.cluster.principals import PrincipalEntry
 from thornback.cluster.schema_rules import schema_fault
@@ -226,6 +226,31 @@ class Registry:
         record = self._journal.get(_NOTES + space, key)
         return record.value if record else None
 
+    def add_note(self, space: str, key: str, value: bytes, keep: int) -> None:
+        """Add a JSON value to the list under a key, which keeps its last `keep` values.
+
+        A value that is the last one already is not added again: Ray repeats calls.
+
+        Raises:
+            StoreError: as `write` does.
+        """
+        while True:
+            record = self._journal.get(_NOTES + space, key)
+            values = _listed(record)
+            if values[-1:] == [value]:
+                return
+            kept = [msgspec.Raw(each) for each in [*values, value][-keep:]]
+            expect = record.number if record else 0
+            (made,) = self._journal.commit(
+                [Write(_NOTES + space, key, msgspec.json.encode(kept), expect)]
+            )
+            if not isinstance(made, StoreConflict):  # another one was added meanwhile
+                return
+
+    def added_notes(self, space: str, key: str) -> list[bytes]:
+        """What `add_note` kept under a key, oldest first."""
+        return _listed(self._journal.get(_NOTES + space, key))
+
     def keys(self) -> list[bytes]:
         """The cluster's keys for sealing, 32 random bytes each: the first seals, all open."""
         ring = [record.value for record in self._journal.scan(_KEYS)]
@@ -235,6 +260,12 @@ class Registry:
         if isinstance(made, StoreError) and not isinstance(made, StoreConflict):
             raise made
         return [record.value for record in self._journal.scan(_KEYS)]
+
+
+def _listed(record: Record | None) -> list[bytes]:
+    if record is None:
+        return []
+    return [bytes(raw) for raw in msgspec.json.decode(record.value, type=list[msgspec.Raw])]
 
 
 def plan(entries: Entries, edit: Edit) -> list[Change]:

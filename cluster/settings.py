@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 from pydantic import ValidationError
 
-from thornback.cluster.catalog import AccessPolicy, Annotations, CallPolicy, ToolSpec
+from thornback.cluster.catalog import AccessPolicy, Annotations, Batch, CallPolicy, ToolSpec
 from thornback.cluster.config import ClusterConfig, PoolConfig
 from thornback.cluster.config_model import misfits
 from thornback.cluster.errors import ConfigError
@@ -21,7 +22,7 @@ from thornback.cluster.serve_options import AutoscalingOptions, placement_fault
 Origin = Literal["built-in", "defaults", "decorator", "pool", "tool"]
 
 _MERGED = ("autoscaling_config", "ray_actor_options", "logging_config", "runtime_env",
-           "env_vars")  # fmt: skip
+           "env_vars", "batch")  # fmt: skip
 """Keys whose mappings merge key by key, wherever they stand."""
 _TOOL_DEFAULTS = ("timeout_s", "queue_timeout_s", "max_attempts", "max_result_bytes")
 """Keys of `defaults` that are about calls, not about pools."""
@@ -83,22 +84,30 @@ def effective_pool(config: ClusterConfig, name: str, pool: PoolConfig) -> PoolCo
 
 
 def tool_settings(config: ClusterConfig, declared: ToolSpec) -> dict[str, Setting]:
-    """Every setting of a tool by name.
+    """Every setting of a tool by its dotted path; those of `batch` for batch tools alone.
 
     Args:
         config: What the operator says.
         declared: The tool as its decorator declares it.
     """
     settings: dict[str, Setting] = {}
-    _overlay(settings, _declared(_PLAIN_TOOL), "built-in")
+    plain = _declared(_PLAIN_TOOL, None if declared.batch is None else Batch())
+    _overlay(settings, plain, "built-in")
     defaults = config.defaults.model_dump(exclude_unset=True, include=set(_TOOL_DEFAULTS))
     _overlay(settings, {k: v for k, v in defaults.items() if v is not None}, "defaults")
-    own = {key: value for key, value in _declared(declared).items() if key in declared.stated}
+    own = {
+        key: value
+        for key, value in _declared(declared, declared.batch).items()
+        # What its author wrote of a batch is a whole: it stands beside no defaults of the config.
+        if key in declared.stated or (key.startswith("batch.") and value != plain[key])
+    }
     _overlay(settings, own, "decorator")
     chosen = config.tools.get(declared.name)
     if chosen is not None:
-        overrides = chosen.model_dump(exclude_unset=True)
-        _overlay(settings, {k: v for k, v in overrides.items() if v is not None}, "tool")
+        overrides = dict(_flat(chosen.model_dump(exclude_unset=True)))
+        # Of two versions one may be a batch tool and the other not.
+        known = {k: v for k, v in overrides.items() if v is not None and k in plain}
+        _overlay(settings, known, "tool")
     return settings
 
 
@@ -122,6 +131,7 @@ def effective_tool(config: ClusterConfig, declared: ToolSpec) -> ToolSpec:
             max_attempts=values["max_attempts"],
             max_result_bytes=values["max_result_bytes"],
         ),
+        batch=None if declared.batch is None else Batch(**_under("batch", values)),
         pool=declared.pool,
         owner=values["owner"],
         tags=tuple(values["tags"]),
@@ -134,8 +144,9 @@ def effective_tool(config: ClusterConfig, declared: ToolSpec) -> ToolSpec:
 _PLAIN_TOOL = ToolSpec(name="", version="", description="", input_schema=b"{}", pool="")  # type: ignore[arg-type]
 
 
-def _declared(spec: ToolSpec) -> dict[str, Any]:
-    """What of a tool an operator may decide otherwise, flat."""
+def _declared(spec: ToolSpec, batch: Batch | None) -> dict[str, Any]:
+    """What of a tool an operator may decide otherwise, by dotted path."""
+    collected = {} if batch is None else msgspec.structs.asdict(batch)
     return {
         "title": spec.title,
         **{key: getattr(spec.annotations, key) for key in _ANNOTATIONS},
@@ -144,10 +155,17 @@ def _declared(spec: ToolSpec) -> dict[str, Any]:
         "queue_timeout_s": spec.call.queue_timeout_s,
         "max_attempts": spec.call.max_attempts,
         "max_result_bytes": spec.call.max_result_bytes,
+        **{f"batch.{key}": value for key, value in collected.items()},
         "owner": spec.owner,
         "tags": list(spec.tags),
         "visibility": spec.visibility,
     }
+
+
+def _under(key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands under `key`, which is one of `_MERGED`."""
+    within = key + "."
+    return {k.removeprefix(within): v for k, v in values.items() if k.startswith(within)}
 
 
 def _built_in_options() -> dict[str, Any]:

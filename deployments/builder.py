@@ -32,6 +32,6 @@ def pool_app(args: dict[str, Any]) -> Application:
     Args:
         args: `cluster` (name), `pool` and `modules`.
     """
-    from thornback.deployments.tool_host import ToolHost
+    from thornback.deployments.pool_replica import PoolReplica
 
-    return serve.deployment(name=POOL_DEPLOYMENT)(ToolHost).bind(**args)
+    return serve.deployment(name=POOL_DEPLOYMENT)(PoolReplica).bind(**args)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from thornback.deployments.cluster_file import ClusterFile
     from thornback.deployments.launcher import Tell, Up
     from thornback.deployments.pool_news import PoolNews
-    from thornback.deployments.status import Status
+    from thornback.deployments.status import PoolStatus, Status
 
 TargetArgument = Annotated[
     str | None,
@@ -179,8 +179,19 @@ def down(target: TargetArgument = None) -> None:
     hint(f"{config.name} is down; its state stays in {config.state_path}")
 
 
-def status(target: TargetArgument = None, as_json: JsonOption = False) -> None:
-    """Show how a cluster does. Exits with 0 healthy, 1 degraded, 3 not running.
+def status(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name or config of a cluster, or a pool of the one that runs; default: that one.",
+            metavar="NAME|CONFIG|POOL",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how a cluster does, or one pool of it and why it has the size it has.
+
+    Exits with 0 healthy, 1 degraded, 3 not running.
 
     Example: thornback status --json
     """
@@ -190,19 +201,27 @@ def status(target: TargetArgument = None, as_json: JsonOption = False) -> None:
     from thornback.deployments.status import assess, gather
 
     try:
-        cluster, _ = _target(target)
+        cluster, pool = _cluster_or_pool(target)
         if not answers(cluster.address):
             raise ClusterNotRunning(f"{cluster.name} does not run")
+        found = assess(cluster, gather(cluster))
+        if pool is not None and pool not in found.pools:
+            raise ClusterNotRunning(
+                f"neither a cluster nor a pool of {found.name} is called {pool}"
+            )
     except ClusterNotRunning as error:
         if not as_json:
             raise
         print_json({"state": "not running", "problems": [str(error)]})
         raise typer.Exit(EXIT_NOT_RUNNING) from error
-    found = assess(cluster, gather(cluster))
+    if pool is not None:
+        found = msgspec.structs.replace(found, pools={pool: found.pools[pool]})
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:
         _show(found)
+        if pool is not None:
+            _show_decisions(found.pools[pool])
     if found.state == "degraded":
         raise typer.Exit(EXIT_SAID_NO)
 
@@ -231,6 +250,31 @@ def _show(found: Status) -> None:
         typer.echo("Faster with these in the environment of every node before Ray starts:")
         for line in found.settings.missing:
             typer.echo(f"  {line}")
+
+
+def _show_decisions(pool: PoolStatus) -> None:
+    if not pool.decisions:
+        typer.echo("Its size has not been changed by its load.")
+    for decision in pool.decisions:
+        typer.echo(f"{decision.at}  {decision.text}")
+
+
+def _cluster_or_pool(target: str | None) -> tuple[ClusterFile, str | None]:
+    """The cluster that is meant, and the pool of it where the name is not a cluster's.
+
+    Raises:
+        ClusterNotRunning: if it can be neither.
+    """
+    from thornback.deployments.cli_target import cluster_here
+
+    try:
+        return _target(target)[0], None
+    except ClusterNotRunning as error:
+        if target is None or Path(target).suffix:
+            raise
+        with suppress(ClusterNotRunning):
+            return cluster_here(None), target
+        raise error from None
 
 
 def _target(target: str | None) -> tuple[ClusterFile, ClusterConfig]:

@@ -1,76 +1,55 @@
 """From a pool's name to its replicas: the one place where calls become messages.
 
-A call is `queued` until it is handed to Serve, `sent` until a host admits it, then `acknowledged`,
-then `done`; that state decides what a failure means. Serve itself replays what no replica accepted,
-so a failure that reaches us from a call that was sent may follow its effects. Who may call what,
-and whether to try again, is the engine's business.
+Each pool has one queue in this gateway, and one channel to each replica that it knows. A call goes
+to the replica with the fewest calls for each slot and waits here while none has a slot free, so
+that any replica can still take it. Who may call what, and whether to try again, is the engine's
+business.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from thornback.cluster.catalog import PoolEntry
-from thornback.cluster.errors import (
-    NoReplica,
-    Overloaded,
-    PoolBroken,
-    PoolBusy,
-    ReplicaLost,
-    ToolTimeout,
-    Unavailable,
-)
+from thornback.cluster.errors import NoReplica, Overloaded, PoolBroken, Unavailable
+from thornback.cluster.ids import new_id
 from thornback.cluster.messages import (
+    ALONE,
     WIRE_VERSION,
-    Acknowledged,
     CallMessage,
-    Complete,
-    Event,
-    InputNeeded,
+    HostState,
     Outcome,
-    Progress,
-    Raised,
     Refused,
-    decode_reply,
+    Send,
+    decode_replies,
+    decode_state,
     encode,
 )
+from thornback.deployments.channel import Channel
 from thornback.deployments.clock import Clock
-from thornback.deployments.pool_health import ClusterFacts, Starting, diagnose
+from thornback.deployments.flight import RETRY_AFTER_S, Flight
+from thornback.deployments.flight import Emit as Emit
+from thornback.deployments.pool_health import ClusterFacts
+from thornback.deployments.replicas import Replica, choose
+from thornback.deployments.sending import Sending
+from thornback.deployments.telemetry import QUEUED, RUNNING, Gauged
+from thornback.deployments.transport import ServeTransport, Transport
 
-logger = logging.getLogger(__name__)
-
-DEPLOYMENT = "ToolHost"
-"""Name of the one deployment in each pool's application."""
-PATIENCE_S = 1.0
-"""Seconds a call waits for a host to admit it before anybody asks why."""
-RETRY_AFTER_S = 1.0
 RESEND_S = 0.25
-"""Seconds between two tries to send to a deployment that Serve takes for failed, or to a host that
-had no room."""
-CLOSING_S = 0.05
-"""Seconds to wait for a stream that may have come up in the moment it was cancelled."""
-
-State = Literal["queued", "sent", "acknowledged", "done"]
-Emit = Callable[[Event], None]
-
-
-class Stream(Protocol):
-    """Replies to one call, as Serve's `DeploymentResponseGenerator` gives them."""
-
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-    def cancel(self) -> None: ...
-
-
-class Handle(Protocol):
-    """What can be asked of a pool's deployment, as Serve's `DeploymentHandle` does it."""
-
-    def remote(self, message: bytes) -> Stream: ...
+"""Seconds between two tries to reach a pool that Serve takes for failed."""
+GREETING_S = 2.0
+"""Seconds for which one replica may leave a greeting unanswered before another is tried."""
+BEAT_S = 1.0
+"""Seconds between two heartbeats to the replicas of a pool that has calls."""
+STALE_S = 3.0
+"""Seconds after which an idle pool's replicas, of which nothing was heard, may all be gone."""
+ROOM_S = 1.0
+"""Seconds for which a replica without room is asked to say when there is."""
 
 
 class Pool(Protocol):
@@ -98,217 +77,235 @@ class Pools:
         self,
         clock: Clock,
         facts: ClusterFacts | None = None,
-        handle_to: Callable[[str], Handle] | None = None,
+        transport_to: Callable[[str], Transport] | None = None,
+        node_id: str | None = None,
     ) -> None:
         """
         Args:
             facts: None: asks Ray and Ray Serve.
-            handle_to: From the name of a pool's application to its handle; None: Ray Serve's.
+            transport_to: From the name of a pool's application to the way there; None: Ray Serve's.
+            node_id: The node of this gateway; None: asks Ray, when there is the first pool.
         """
-        self._clock = clock
         self._facts = facts or ClusterFacts(clock)
-        self._handle_to = handle_to or _serve_handle
+        self._transport_to = transport_to or ServeTransport
+        self._node_id = node_id
+        self._gateway = new_id("gwy")
         self._pools: dict[str, ServePool] = {}
 
     def get(self, entry: PoolEntry) -> ServePool:
         """The pool of this entry; a changed entry changes the limits of the pool that is there."""
         pool = self._pools.get(entry.application)
         if pool is None:
-            handle = self._handle_to(entry.application)
+            if self._node_id is None:
+                self._node_id = _this_node()
             pool = self._pools[entry.application] = ServePool(
-                entry, handle, self._clock, self._facts
+                entry,
+                self._transport_to(entry.application),
+                self._facts,
+                self._gateway,
+                self._node_id,
             )
         pool.entry = entry
         return pool
 
+    def gauged(self) -> Iterator[Gauged]:
+        """How many calls of each tool wait in this gateway, and how many run for it."""
+        for pool in self._pools.values():
+            for (tool, version, waits), calls in pool.flying().items():
+                yield Gauged(QUEUED if waits else RUNNING, (tool, version), calls)
+
 
 class ServePool:
-    """A pool reached through one Serve handle, one stream for each call."""
+    """A pool: the calls that wait here, and the replicas that are known."""
 
-    def __init__(self, entry: PoolEntry, handle: Handle, clock: Clock, facts: ClusterFacts) -> None:
+    def __init__(
+        self,
+        entry: PoolEntry,
+        transport: Transport,
+        facts: ClusterFacts,
+        gateway: str,
+        node_id: str,
+    ) -> None:
+        """
+        Args:
+            gateway: Names this gateway to the replicas.
+            node_id: The node of this gateway.
+        """
         self.entry = entry
-        self._handle = handle
-        self._clock = clock
+        self.transport = transport
+        self.gateway = gateway
+        self.streams: set[Sending] = set()
         self._facts = facts
-        self._waiting = 0
-        """Calls that no host has admitted yet: this gateway's queue for the pool."""
+        self._node_id = node_id
+        self._queue: deque[Flight] = deque()
+        """Calls that no replica has room for, oldest first."""
+        self._flights: set[Flight] = set()
+        """Calls that are not over."""
+        self._channels: dict[str, Channel] = {}
+        """By id of the replica."""
+        self._alone: set[str] = set()
+        """`tool@version` of tools that share no stream."""
+        self._choices = 0
+        self._heard_at = 0.0
+        """Moment, on the loop's clock, when a replica last said anything."""
+        self._greeting: asyncio.Task[None] | None = None
+        self._beating: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
         return self.entry.name
 
+    @property
+    def held(self) -> int:
+        """Calls that wait in this gateway."""
+        return len(self._queue) + sum(channel.pending for channel in self._channels.values())
+
     async def call(self, message: CallMessage, emit: Emit) -> Outcome:
-        # As Serve does, this counts a call until its host has acknowledged it, so that of calls
-        # that come in the same moment more may be refused than would have had to wait.
-        if 0 <= self.entry.max_queued_requests <= self._waiting:
+        if 0 <= self.entry.max_queued_requests <= len(self._queue):
             raise Overloaded(self.name, RETRY_AFTER_S)
-        flight = _Flight(self, message, emit)
-        # Serve ties a handle call to the request in whose context it is made, and cancels it with
-        # that request. When to cancel is ours to say: a fresh context knows of no request.
-        task = asyncio.create_task(flight.fly(), context=contextvars.Context())
-        patience = asyncio.get_running_loop().call_later(PATIENCE_S, flight.ask_why, task)
+        flight = Flight(message, emit, self.entry, self._facts)
+        flight.alone = f"{message.tool}@{message.version}" in self._alone
+        flight.carrier = self
+        if not self._flights and _now() - self._heard_at > STALE_S:
+            # Calls that were sent to replicas which a pool at zero no longer has would wait for
+            # one that is yet to start, and be taken for lost meanwhile.
+            self._channels.clear()
+        self._flights.add(flight)
+        self._queue.append(flight)
+        self.flow()
+        self._beat()
         try:
-            async with asyncio.timeout(message.queue_timeout_s) as flight.limit:
-                return await task
-        except TimeoutError:
-            raise flight.too_late() from None
+            return await flight.land()
         finally:
-            patience.cancel()
-            flight.land()
+            self._flights.discard(flight)
 
+    def flying(self) -> Counter[tuple[str, str, bool]]:
+        """Calls that are not over, by tool, version, and whether no host has admitted them."""
+        return Counter(
+            (flight.message.tool, flight.message.version, flight.state in ("queued", "sent"))
+            for flight in self._flights
+        )
 
-class _Flight:
-    """One call on its way: its state, and what is known about why it waits."""
+    def forget(self, flight: Flight) -> None:
+        """Nobody waits any more for a call that is queued here."""
+        with suppress(ValueError):
+            self._queue.remove(flight)
+        if not self._queue and self._greeting is not None:
+            self._greeting.cancel()
 
-    def __init__(self, pool: ServePool, message: CallMessage, emit: Emit) -> None:
-        self._pool = pool
-        self._message = message
-        self._emit = emit
-        self._state: State = "queued"
-        self._said_waiting = False
-        self._waits = Starting("no host took the call")
-        self._verdict: Unavailable | None = None
-        """Why the call will never be admitted, once that is known."""
-        self._asking: asyncio.Task[None] | None = None
-        self.limit: asyncio.Timeout
-        """Ends the call: when it has waited, and once it is admitted, when it has run too long."""
-        pool._waiting += 1
+    # --- which replica ----------------------------------------------------------------------------
 
-    def _reach(self, state: State) -> None:
-        if self._state in ("queued", "sent") and state in ("acknowledged", "done"):
-            self._pool._waiting -= 1
-        self._state = state
+    def flow(self) -> None:
+        """Send what there is room for."""
+        while self._queue:
+            replica = choose(self._replicas(), self._node_id)
+            if replica is None:
+                self._seek()
+                return
+            self._choices += 1
+            replica.chosen = self._choices
+            self._channels[replica.replica_id].give(self._queue.popleft())
 
-    def land(self) -> None:
-        """The call is over, whichever way."""
-        self._reach("done")
-        if self._asking is not None:
-            self._asking.cancel()
+    def back(self, flight: Flight) -> None:
+        """A call is queued again, before all others."""
+        flight.state = "queued"
+        flight.carrier = self
+        self._queue.appendleft(flight)
 
-    async def fly(self) -> Outcome:
-        try:
-            return await self._send_until_taken()
-        except asyncio.CancelledError:
-            if self._verdict is not None:
-                raise self._verdict from None
-            if not _cancelled_here():  # Ray did it, with the replica that had the call
-                raise ReplicaLost(self._pool.name, self._message.tool) from None
-            raise
+    def refused(self, flight: Flight, refused: Refused) -> None:
+        """A replica had no room for a call, or runs it in no stream that others share."""
+        if flight.is_over:
+            return
+        if refused.code == ALONE:
+            flight.alone = True
+            self._alone.add(f"{flight.message.tool}@{flight.message.version}")
+        self.back(flight)
 
-    async def _send_until_taken(self) -> Outcome:
-        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+    def _replicas(self) -> list[Replica]:
+        return [channel.replica for channel in self._channels.values()]
 
-        pool = self._pool
-        while True:
+    # --- what is known of replicas ----------------------------------------------------------------
+
+    def met(self, state: HostState) -> Channel:
+        """The way to a replica that answered; a new one where it was not known."""
+        channel = self._channels.get(state.replica_id)
+        if channel is None:
+            channel = self._channels[state.replica_id] = Channel(Replica(state), self)
+        channel.replica.hear(state)
+        self._heard_at = _now()
+        return channel
+
+    def gone(self, replica: Replica) -> None:
+        """A replica is not there any more; what was not sent to it can go elsewhere."""
+        channel = self._channels.get(replica.replica_id)
+        if channel is not None and channel.replica is replica:
+            del self._channels[replica.replica_id]
+            channel.give_back()
+
+    def has_others(self, replica: Replica) -> bool:
+        """Whether there is another replica that is not on probation."""
+        return any(r is not replica and not r.on_probation for r in self._replicas())
+
+    def _seek(self) -> None:
+        """Look for room: there is none that is known of."""
+        answering = [c for c in self._channels.values() if not c.replica.on_probation]
+        for channel in answering:
+            channel.watch_room(ROOM_S)
+        if not answering and (self._greeting is None or self._greeting.done()):
+            self._greeting = self._start(self._greet())
+
+    async def _greet(self) -> None:
+        """Find a replica; where there is none, Serve starts one for this."""
+        while self._queue and not any(not r.on_probation for r in self._replicas()):
+            stream = None
             try:
-                outcome = await self._send()
-                if not isinstance(outcome, Refused) or outcome.code != PoolBusy.code:
-                    return outcome
-                # A host without room did not start the call: it keeps its place in this queue.
-                self._say_waiting(Starting("its threads are taken", busy=True))
+                async with asyncio.timeout(GREETING_S):
+                    stream = self.transport.send("", encode(self._greeting_message()))
+                    async for data in stream:
+                        self.met(decode_replies(data).host)
+                stream = None
+            except Exception:  # Serve takes the pool for failed; its calls find out why
                 await asyncio.sleep(RESEND_S)
-            except BackPressureError as full:
-                raise Overloaded(pool.name, full.retry_after_s or RETRY_AFTER_S) from None
-            except DeploymentUnavailableError:
-                # Serve does not even try while the deployment counts as failed; nothing was sent.
-                diagnosis = diagnose(pool.entry, await pool._facts.now())
-                if not isinstance(diagnosis, Starting):
-                    raise diagnosis from None
-                self._say_waiting(diagnosis)
-                await asyncio.sleep(RESEND_S)
-            except Exception as error:
-                # Whatever else: Serve replays what no replica accepted, so the host had the call.
-                message = self._message
-                logger.warning(
-                    "call %s of %s lost its replica: %s",
-                    message.call_id,
-                    message.tool,
-                    type(error).__name__,
-                )
-                raise ReplicaLost(pool.name, message.tool) from None
+            finally:
+                if stream is not None:
+                    stream.cancel()
+        self.flow()
 
-    async def _send(self) -> Outcome:
-        """Send the call once; raises what the handle raises."""
-        stream: Stream | None = self._pool._handle.remote(encode(self._message))
-        assert stream is not None
-        self._reach("sent")
-        try:
-            async for data in stream:
-                reply = decode_reply(data)
-                if isinstance(reply, (Complete, InputNeeded, Raised, Refused)):
-                    stream = None
-                    return reply
-                self._heard(reply)
-        finally:
-            if stream is not None:
-                await _close(stream, self._state == "sent")
-        raise EOFError("the stream ended without an outcome")
+    def _greeting_message(self) -> Send:
+        return Send(WIRE_VERSION, self.gateway, self.held)
 
-    def _heard(self, event: Event) -> None:
-        if isinstance(event, Acknowledged):
-            self._reach("acknowledged")
-            if not self.limit.expired():
-                now = asyncio.get_running_loop().time()
-                self.limit.reschedule(now + self._message.remaining_s)
-        self._emit(event)
+    def _beat(self) -> None:
+        if self._beating is None or self._beating.done():
+            self._beating = self._start(self._keep_beating())
 
-    # --- a call that waits ------------------------------------------------------------------------
-
-    def ask_why(self, task: asyncio.Task[Outcome]) -> None:
-        """Find out why nobody admits the call; called when patience ends."""
-        if self._state == "sent":
-            self._asking = asyncio.create_task(self._ask_why(task), context=contextvars.Context())
-
-    async def _ask_why(self, task: asyncio.Task[Outcome]) -> None:
-        while self._state == "sent":
-            diagnosis = diagnose(self._pool.entry, await self._pool._facts.now())
-            if self._state != "sent":
+    async def _keep_beating(self) -> None:
+        """Tell all replicas what waits here, and learn of new and of gone ones, while there are
+        calls; and once more then: who was told last that calls wait here would believe it until
+        this gateway has been silent for long."""
+        while True:
+            was_idle = not self._flights
+            try:
+                answers = await self.transport.beat(self.gateway, self.held, BEAT_S)
+            except Exception:  # there is none, or one of them does not answer
+                pass
+            else:
+                self._hear([decode_state(answer) for answer in answers])
+            if was_idle and not self._flights:
                 return
-            if not isinstance(diagnosis, Starting):
-                self._verdict = diagnosis
-                task.cancel()
-                return
-            self._say_waiting(diagnosis)
-            await asyncio.sleep(PATIENCE_S)
+            await asyncio.sleep(BEAT_S)
 
-    def _say_waiting(self, diagnosis: Starting) -> None:
-        self._waits = diagnosis
-        if self._message.progress and not self._said_waiting:
-            self._said_waiting = True
-            until = "have room" if diagnosis.busy else "start"
-            text = f"waiting for a replica of pool {self._pool.name} to {until}: {diagnosis.why}"
-            self._emit(Progress(WIRE_VERSION, 0.0, None, text))
+    def _hear(self, states: list[HostState]) -> None:
+        """Those replicas are there, and no others."""
+        for replica in self._replicas():
+            if all(replica.replica_id != state.replica_id for state in states):
+                self.gone(replica)
+        for state in states:
+            self.met(state)
+        self.flow()
 
-    def too_late(self) -> Unavailable | ToolTimeout:
-        """What the deadline means, from how far the call came."""
-        if self._state not in ("queued", "sent"):
-            return ToolTimeout(self._message.tool, self._message.remaining_s)
-        if self._waits.busy:
-            return PoolBusy(self._pool.name, RETRY_AFTER_S)
-        return NoReplica(self._pool.name, self._waits.why, RETRY_AFTER_S)
-
-
-async def _close(stream: Stream, unanswered: bool) -> None:
-    """Cancel what runs at the other end of a stream that nobody reads any more."""
-    stream.cancel()
-    if not unanswered:
-        return
-    # Assigned to a replica in this very moment, but not yet known to the stream: its `cancel` did
-    # nothing then. Reading on finds the replica, and giving that up cancels there.
-    with suppress(Exception):
-        try:
-            async with asyncio.timeout(CLOSING_S):
-                async for _ in stream:
-                    pass
-        except asyncio.CancelledError:
-            if _cancelled_here():  # otherwise it is the stream that was cancelled, by us
-                raise
-
-
-def _cancelled_here() -> bool:
-    """Whether this task is being cancelled, rather than something that it awaited."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # Not of the request's context: Serve would end what it is asked with that request.
+        return asyncio.create_task(work, context=contextvars.Context())
 
 
 def refusal(pool: str, refused: Refused) -> Unavailable:
@@ -323,15 +320,12 @@ def refusal(pool: str, refused: Refused) -> Unavailable:
             return NoReplica(pool, f"its host refuses calls ({refused.code})", RETRY_AFTER_S)
 
 
-def _serve_handle(application: str) -> Any:
-    """A handle that is ours alone: one stream for each call, this node's replicas first."""
-    from ray.serve.handle import DeploymentHandle
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
-    handle: DeploymentHandle[Any] = DeploymentHandle(DEPLOYMENT, application)
-    handle._init(_prefer_local_routing=True)  # type: ignore[no-untyped-call]
-    return handle.options(
-        method_name="call",
-        stream=True,
-        request_serialization="pickle",
-        response_serialization="pickle",
-    )
+
+def _this_node() -> str:
+    import ray
+
+    node_id: str = ray.get_runtime_context().get_node_id()
+    return node_id

@@ -2,14 +2,15 @@
 
 A slow reader must cost the tool's host nothing: progress coalesces (the latest counts), a log
 message too many is dropped and counted, and a tool that yields items waits until they are read.
-The stream knows nothing of tools or of what carries the events further.
+The stream knows nothing of tools or of what carries the events further; it says on the loop that
+there is something to take, and that is taken when there is a way for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 
 import msgspec
 
@@ -21,10 +22,15 @@ MAX_LOGS = 256
 
 
 class EventStream:
-    """The `emit` of one call, and the iterator that empties it. Emitting is safe on any thread."""
+    """The `emit` of one call, and where its events are taken. Emitting is safe on any thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
+        """
+        Args:
+            wake: Called on the loop when there is something to take.
+        """
         self._loop = loop
+        self._wake = wake
         self._loop_thread = threading.get_ident()
         self._changed = threading.Condition()
         self._events: list[Event] = []
@@ -35,11 +41,10 @@ class EventStream:
         self._logs = 0
         self._logs_dropped = 0
         self._closed = False
-        self._finished = False
         self._waking = False
         """Whether the loop has been called and has not looked yet: one call will do."""
-        self._wanted = asyncio.Event()
-        self._taken = asyncio.Event()
+        self._taken: asyncio.Event | None = None
+        """Set when events were taken; made by the first that waits for it."""
 
     def __call__(self, event: Event) -> None:
         """Emit. An item blocks the calling thread while the stream is full, but never the loop."""
@@ -51,37 +56,26 @@ class EventStream:
             self._keep(event)
             if not self._waking:
                 self._waking = True
-                self._loop.call_soon_threadsafe(self._wanted.set)
+                self._loop.call_soon_threadsafe(self._wake)
 
     async def room(self) -> None:
         """Wait, on the loop, until an item would not block."""
         while self._is_full() and not self._closed:
+            if self._taken is None:
+                self._taken = asyncio.Event()
             self._taken.clear()
             await self._taken.wait()
-
-    async def events(self) -> AsyncIterator[Event]:
-        """What was emitted, as it comes, until `finish`."""
-        while True:
-            self._wanted.clear()
-            taken = self._take()
-            for event in taken:
-                yield event
-            if not taken:
-                if self._finished:
-                    return
-                await self._wanted.wait()
-
-    def finish(self) -> None:
-        """Nothing more comes. Called on the loop."""
-        self._finished = True
-        self._wanted.set()
 
     def close(self) -> None:
         """Nobody reads any more: what waits for room goes on, and what is emitted is dropped."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._taken.set()
+        self._room_is_made()
+
+    def _room_is_made(self) -> None:
+        if self._taken is not None:
+            self._taken.set()
 
     def _is_full(self) -> bool:
         return self._partials >= MAX_PARTIALS or self._partial_bytes >= MAX_PARTIAL_BYTES
@@ -102,7 +96,10 @@ class EventStream:
             self._logs += 1
         self._events.append(event)
 
-    def _take(self) -> list[Event]:
+    def take(self) -> list[Event]:
+        """What was emitted since the last time, which makes room for more. Called on the loop."""
+        if not self._events and not self._logs_dropped:
+            return []
         with self._changed:
             self._waking = False
             taken, self._events = self._events, []
@@ -111,7 +108,7 @@ class EventStream:
             self._progress_at = None
             self._partials = self._partial_bytes = self._logs = self._logs_dropped = 0
             self._changed.notify_all()
-        self._taken.set()
+        self._room_is_made()
         return taken
 
 

@@ -50,7 +50,7 @@ PRELOADED = (
     "thornback.deployments.builder",
     "thornback.deployments.discovery",
     "thornback.deployments.gateway",
-    "thornback.deployments.tool_host",
+    "thornback.deployments.pool_replica",
 )
 READ_ON_IMPORT = ("RAY_", "PYTHON", "LD_", "GRPC_", "OTEL_", "MALLOC_", "NPY_", *FORKABLE)
 """How the names of variables begin that what is imported here reads only then."""

@@ -41,11 +41,12 @@ from thornback.deployments.mirror import CatalogMirror
 from thornback.deployments.reading import Contents, Reading
 from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Send, send_answer
 from thornback.deployments.request_states import RequestStates
-from thornback.deployments.routing import PoolFinder, RoutingEngine
+from thornback.deployments.routing import Observe, PoolFinder, RoutingEngine
 from thornback.deployments.running_calls import Key, RunningCalls
 from thornback.deployments.sdk import Kernel
 from thornback.deployments.seal import Seals
 from thornback.deployments.sessions import Sessions
+from thornback.deployments.telemetry import RaySink, Telemetry
 from thornback.deployments.tool_calls import ToolCalls
 from thornback.deployments.uploads import Uploads
 
@@ -119,6 +120,7 @@ def assemble(
     listening: Listening,
     running: RunningCalls,
     pass_on_cancel: PassOnCancel,
+    observe: Observe,
     clock: Clock,
     keep_alive_s: float = KEEP_ALIVE_S,
 ) -> GatewayApp:
@@ -135,7 +137,7 @@ def assemble(
     scope = "public" if anonymous else "private"
     lists = Lists(seals, config.page_size, scope)
     reading = Reading(contents, states, scope)
-    engine = RoutingEngine(lambda: catalogs.catalog, pools, clock, config.max_timeout_s)
+    engine = RoutingEngine(lambda: catalogs.catalog, pools, clock, config.max_timeout_s, observe)
     kernel = Kernel(
         SERVER_NAME,
         version("thornback"),
@@ -208,6 +210,12 @@ class Gateway:
         )
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
+        pools, telemetry = Pools(self._clock), Telemetry(RaySink())
+        telemetry.watch(pools.gauged)
+        # In a context of its own: it outlives whatever it was begun in.
+        self._exporting = asyncio.get_running_loop().create_task(
+            telemetry.keep_exporting(), context=contextvars.Context()
+        )
         return assemble(
             self._config,
             anonymous=self._anonymous,
@@ -215,7 +223,7 @@ class Gateway:
             gateway=serve.get_replica_context().replica_tag,
             keys=await self._registry.keys(),
             catalogs=self._mirror,
-            pools=Pools(self._clock),
+            pools=pools,
             contents=contents,
             uploads=Uploads(
                 self._mirror, self._registry, blobs, contents, anonymous=self._anonymous
@@ -223,6 +231,7 @@ class Gateway:
             listening=self._listening,
             running=self._running,
             pass_on_cancel=Cancellations(self._ask_all).pass_on,
+            observe=telemetry.observe,
             clock=self._clock,
         )
 

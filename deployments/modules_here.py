@@ -147,6 +147,12 @@ def warnings_of(config: ClusterConfig, found: ToolsHere) -> list[str]:
             f"tools.{name}: no module of this config declares this tool"
             for name in sorted(config.tools.keys() - names)
         ]
+        batched = {spec.name for _, spec in found.tools if spec.batch is not None}
+        lines += [
+            f"tools.{name}.batch: {name} is no batch tool, and takes one call at a time"
+            for name in sorted(names - batched)
+            if name in config.tools and config.tools[name].batch is not None
+        ]
     return lines
 
 

@@ -27,8 +27,13 @@ POOL_DEPLOYMENT = "ToolHost"
 GATEWAY_APP = "gateway"
 PROXY_LOCATION = "EveryNode"
 MAX_NAME = 40
+AUTOSCALING_POLICY = "thornback.deployments.autoscaling:calls"
+"""Without `policy_kwargs`: a change of those would restart the pool."""
 GATEWAY_STREAMS = 20_000
 """`max_ongoing_requests` of a gateway: to Serve each open stream is a request that goes on."""
+POOL_STREAMS = 20_000
+"""`max_ongoing_requests` of a pool as Serve has it: it counts messages. Calls are counted by the
+tool host, which gets the pool's own number as `user_config`, and can get another while it runs."""
 
 
 class PoolPlan(NamedTuple):
@@ -212,9 +217,14 @@ def _pool_deployment(plan: PoolPlan) -> dict[str, Any]:
     )
     actor = options["ray_actor_options"]
     actor = {key: value for key, value in actor.items() if value != {}}
+    if "autoscaling_config" in options:
+        options["autoscaling_config"]["policy"] = {"policy_function": AUTOSCALING_POLICY}
     return {
         **options,
         "name": POOL_DEPLOYMENT,
+        "max_ongoing_requests": POOL_STREAMS,
+        "max_queued_requests": -1,
+        "user_config": {"max_ongoing_requests": pool.max_ongoing_requests},
         "ray_actor_options": {**actor, "runtime_env": plan.runtime_env},
     }
 

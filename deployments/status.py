@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -16,6 +17,7 @@ import psutil
 
 from thornback.cluster.catalog import Catalog, PoolEntry
 from thornback.cluster.errors import LaunchError, RegistryUnavailable, StoreError
+from thornback.cluster.scaling import Scaled
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.dashboard import Dashboard
 from thornback.deployments.discovery import lacking, node_resources
@@ -26,6 +28,7 @@ from thornback.deployments.pool_news import pool_news, replicas_of
 from thornback.deployments.process_start import FORK_SERVER
 from thornback.deployments.ray_driver import join, leave
 from thornback.deployments.ray_failures import in_words
+from thornback.deployments.scaling_events import last_events
 from thornback.deployments.serve_config import GATEWAY_APP, POOL_DEPLOYMENT
 
 if TYPE_CHECKING:
@@ -44,6 +47,15 @@ class Replica(msgspec.Struct, frozen=True):
     node: str | None
 
 
+class Decision(msgspec.Struct, frozen=True):
+    """One change of a pool's size."""
+
+    at: str
+    """When, ISO 8601 in UTC."""
+    text: str
+    facts: Scaled
+
+
 class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One pool."""
 
@@ -57,6 +69,8 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     replicas: dict[str, int] = {}
     """How many replicas are in each state."""
     replica_list: list[Replica] = []
+    decisions: list[Decision] = []
+    """The last changes of its size, oldest first."""
 
 
 class CatalogStatus(msgspec.Struct, frozen=True):
@@ -102,6 +116,8 @@ class Facts(msgspec.Struct, kw_only=True):
     registry_pid: int | None = None
     nodes: list[Mapping[str, float]] = []
     """What each node has in total."""
+    decisions: dict[str, list[Scaled]] = {}
+    """The last changes of each pool's size."""
     hosts: dict[str, list[dict[str, Any]]] = {}
     """`ToolHost.info` of the replicas of each pool."""
     environment: dict[str, str] | None = None
@@ -187,8 +203,14 @@ def _pools(cluster: ClusterFile, facts: Facts) -> dict[str, PoolStatus]:
             lost_tools=list(entry.lost_tools) if entry else [],
             replicas=dict(Counter(replica.state for replica in replicas)),
             replica_list=replicas,
+            decisions=[_decision(event) for event in facts.decisions.get(news.pool, [])],
         )
     return report
+
+
+def _decision(event: Scaled) -> Decision:
+    at = datetime.fromtimestamp(event.at_s, UTC).isoformat(timespec="milliseconds")
+    return Decision(at, str(event), event)
 
 
 def _with_hosts(state: str, reason: str, hosts: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
@@ -274,6 +296,8 @@ class RegistryReader(Protocol):
 
     def info(self) -> RegistryInfo: ...
 
+    def added_notes(self, space: str, keys: list[str]) -> list[list[bytes]]: ...
+
 
 def hear_registry(registry: RegistryReader, facts: Facts) -> None:
     """Take note of what the registry says, and of what it does not."""
@@ -286,6 +310,7 @@ def hear_registry(registry: RegistryReader, facts: Facts) -> None:
         facts.problems.append(str(error))
     try:
         facts.catalog = registry.catalog()
+        facts.decisions = last_events(registry, sorted(facts.catalog.of("pools")))
     except (RegistryUnavailable, StoreError) as error:
         if str(error) not in facts.problems:
             facts.problems.append(str(error))

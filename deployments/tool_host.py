@@ -1,65 +1,58 @@
-"""`ToolHost`: the replica that runs the tools of one pool. Plain Python; `builder` deploys it.
+"""`ToolHost`: the replica that runs the tools of one pool. Plain Python; `pool_replica` is its
+deployment.
 
-What goes wrong inside a tool is data here, not an exception: the gateway sits in another process
-and would pay for a pickled traceback only to turn it into the same answer. The host knows no HTTP,
-no JSON-RPC and no other pool; it keeps the call's deadline as the gateway does.
+Calls come many in a message and leave the same way; each is a `HostedCall`. How many may run, and
+for which gateway, the `CallBook` says. What goes wrong inside a tool is data here, not an
+exception: the gateway sits in another process and would pay for a pickled traceback only to turn
+it into the same answer. The host knows no HTTP, no JSON-RPC and no other pool; it keeps a call's
+deadline as the gateway does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import logging
 import os
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import msgspec
 
 from thornback.cluster.catalog import ToolSpec
-from thornback.cluster.errors import ThornbackError, ToolBug, ToolTimeout
-from thornback.cluster.ids import new_id
 from thornback.cluster.messages import (
     WIRE_VERSION,
+    WIRES_SPOKEN,
     Acknowledged,
     CallMessage,
-    Complete,
-    InputNeeded,
-    Raised,
-    Refused,
+    HostState,
+    Send,
     decode_call,
+    decode_send,
     encode,
+    encode_replies,
 )
-from thornback.cluster.protocol import error_result
+from thornback.cluster.serve_options import DeploymentOptions
+from thornback.deployments.batcher import Batcher
+from thornback.deployments.call_book import CallBook, Load
 from thornback.deployments.clock import Clock, SystemClock
-from thornback.deployments.event_stream import EventStream
-from thornback.deployments.tool_modules import Mismatch, ToolModules, close, load, mismatches
-from thornback.tools.context import ToolContext
-from thornback.tools.definition import Tool
-from thornback.tools.runner import run
+from thornback.deployments.counted_threads import CountedThreads
+from thornback.deployments.hosted_call import HostedCall, Workplace
+from thornback.deployments.outbox import Outbox
+from thornback.deployments.parked_values import ParkedValues
+from thornback.deployments.pool_tools import PoolTools, SpecsOf
+from thornback.deployments.tool_modules import ToolModules, close
 
-logger = logging.getLogger(__name__)
-
-Outcome = Complete | InputNeeded | Raised
-P = ParamSpec("P")
-T = TypeVar("T")
-
-RECHECK_S = 2.0
-"""Least seconds between two looks into the registry because of a tool that did not match."""
 MAX_THREADS = 1024
-"""Threads are made when calls need them; how many calls there are at a time is Serve's to say."""
-RETRY_S = 0.5
-"""Seconds between two tries to reach a registry that is away."""
+"""Threads are made when calls need them; how many calls there are at a time the slots say."""
+DEFAULT_SLOTS: int = DeploymentOptions.model_fields["max_ongoing_requests"].default
 
 
 class ReplicaFacts(msgspec.Struct, frozen=True):
     """What a host knows of its own place."""
 
     replica_id: str
-    max_ongoing_requests: int
+    node_id: str
 
 
 class ToolHost:
@@ -75,7 +68,7 @@ class ToolHost:
         pool: str,
         modules: list[str],
         *,
-        specs_of: Callable[[str, str], Awaitable[Sequence[ToolSpec]]] | None = None,
+        specs_of: SpecsOf | None = None,
         replica: Callable[[], ReplicaFacts] | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -84,155 +77,167 @@ class ToolHost:
             cluster: Name of the cluster.
             pool: Name of the pool in it.
             modules: Dotted names of the tool modules.
-            specs_of: From cluster and pool to the catalog's tools of that pool; None: asks the
-                registry. May raise while it is away.
-            replica: Where this runs, asked anew each time, because its limit may change while it
-                runs; None: asks Ray Serve.
+            specs_of: As in `PoolTools`; None: asks the registry.
+            replica: Where this runs; None: asks Ray Serve.
             clock: None: the machine's.
         """
-        self._cluster = cluster
+        self._clock = clock = clock or SystemClock()
+        self._began_s = clock.monotonic()
         self._pool = pool
-        self._specs_of = specs_of or _registered_specs
-        self._replica = replica or _serve_replica
-        self._clock = clock or SystemClock()
+        self._replica = (replica or _serve_replica)()
+        self._tools = PoolTools(cluster, pool, modules, specs_of or _registered_specs, clock)
+        self._book = CallBook(clock, DEFAULT_SLOTS)
         self._threads = CountedThreads(MAX_THREADS)
-        self._running: dict[str, CallMessage] = {}
-        self._mismatches: dict[str, Mismatch] = {}
-        self._compared: asyncio.Task[None] | None = None
-        self._compared_at = float("-inf")
-        # A thread of its own: in throughput mode the loop that is free meanwhile is also the one
-        # that answers Serve's health checks.
-        self._loaded: Future[ToolModules] = Future()
-        threading.Thread(target=self._load, args=(modules,), name="import", daemon=True).start()
+        self._batcher = Batcher(self._threads, lambda: self._book.slots)
+        self._parked = ParkedValues(clock)
+        self._running: dict[str, HostedCall] = {}
+        self._freed = asyncio.Event()
+        self._workplace = Workplace(
+            pool,
+            self._tools,
+            self._threads,
+            self._batcher,
+            self._running,
+            self._counted,
+            self._freed.set,
+        )
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Take the limits of the pool, at the start and when they change; nothing restarts.
+
+        Args:
+            user_config: `max_ongoing_requests`: calls that run here at a time.
+        """
+        self._book.slots = user_config["max_ongoing_requests"]
+        self._freed.set()
 
     # --- calls ------------------------------------------------------------------------------------
 
-    async def call(self, message: bytes) -> AsyncIterator[bytes]:
-        """Run one tool once: `Acknowledged`, then events as they happen, then one outcome.
+    async def send(self, message: bytes) -> AsyncGenerator[bytes, None]:
+        """Run calls that came together: a `Send` of `cluster.messages`, answered by `Replies`.
+
+        The first message comes at once. Closing the generator cancels the calls that still run.
+        """
+        send = decode_send(message)
+        self._hear(send.gateway, send.held)
+        for call_id in send.cancels:
+            if (running := self._running.get(call_id)) is not None:
+                running.cancel()
+        outbox = Outbox([call.tool for call in send.calls], self._parked)
+        calls = self._begin(send.wire, send.gateway, send.calls, outbox, send.alone)
+        try:
+            await asyncio.sleep(0)  # what is over at once travels with its acknowledgement
+            async for taken in outbox.messages():
+                yield encode_replies(self._state_for(send.gateway), *taken)
+            if send.room_s and not self._counted().free_for(send.gateway):
+                await self._room(send)
+                yield encode_replies(self._state_for(send.gateway), (), ())
+        finally:
+            # Also when the gateway closed the stream: a plain function learns it from its context,
+            # an async one from the cancelled task.
+            for call in calls:
+                call.cancel()
+
+    async def call(self, message: bytes) -> AsyncGenerator[bytes, None]:
+        """Run one tool once, for a gateway of wire version 1: `Acknowledged`, events, one outcome.
 
         A call that is not started gets one `Refused` and nothing else. Closing the generator
         cancels the tool.
         """
         call = decode_call(message)
-        tool = await self._admitted(call)
-        if isinstance(tool, Refused):
-            yield encode(tool)
-            return
-        events = EventStream(asyncio.get_running_loop())
-        context = ToolContext.of(call, events)
-        self._running[call.call_id] = call
-        task = asyncio.create_task(self._run(tool, call, context, events))
-        task.add_done_callback(lambda _: self._running.pop(call.call_id, None))
+        outbox = Outbox([call.tool], None)
+        calls = self._begin(call.wire, "", [call], outbox, alone=True)
         try:
-            yield encode(Acknowledged(WIRE_VERSION, self._replica().replica_id, len(self._running)))
-            async for event in events.events():
-                yield encode(event)
-            yield encode(await task)
+            await asyncio.sleep(0)
+            async for acknowledged, replies in outbox.messages():
+                if acknowledged:
+                    running = self._counted().in_use
+                    yield encode(Acknowledged(call.wire, self._replica.replica_id, running))
+                for _, reply in replies:
+                    yield reply
         finally:
-            # Also when the gateway closed the stream: a plain function learns it from its context,
-            # an async one from the cancelled task.
-            context.cancel()
-            task.cancel()
-            events.close()
+            for begun in calls:
+                begun.cancel()
 
-    async def _run(
-        self,
-        tool: Tool,
-        call: CallMessage,
-        context: ToolContext,
-        events: EventStream,
-    ) -> Outcome:
-        try:
-            async with asyncio.timeout(call.remaining_s):
-                return await run(tool, call.arguments, context, self._threads)
-        except TimeoutError:
-            return _failed(ToolTimeout(call.tool, round(call.remaining_s, 1)))
-        except Exception:  # a bug of ours; the caller gets an answer all the same
-            error_id = new_id("err")
-            logger.exception("running %s failed (%s)", call.tool, error_id)
-            return _failed(ToolBug(call.tool, error_id))
-        finally:
-            events.finish()
+    async def fetch(self, value_id: str) -> bytes | None:
+        """A reply that was too large for a message; None where it is not here any more."""
+        return self._parked.take(value_id)
 
-    async def _admitted(self, call: CallMessage) -> Tool | Refused:
-        """The tool to run, or why this call is not started. Waits, if need be, as it may."""
-        if call.wire != WIRE_VERSION:
-            why = f"this host speaks wire version {WIRE_VERSION}, the gateway {call.wire}"
-            return self._broken("thornback", why)
-        key = f"{call.tool}@{call.version}"
-        try:
-            async with asyncio.timeout(call.queue_timeout_s):
-                loaded = await asyncio.wrap_future(self._loaded)
-                await self._compare(loaded, key)
-        except TimeoutError:
-            why = "is importing" if not self._loaded.done() else "waits for the registry"
-            return Refused(WIRE_VERSION, "pool.no_replica", [self._pool, f"its host {why}", "1"])
-        if mismatch := self._mismatches.get(key):
-            return self._broken(mismatch.module, mismatch.cause)
-        tool = loaded.tools.get(key)
-        if tool is None:
-            return self._broken(key, "no module of this pool declares it")
-        # Serve admits no more calls than there are slots; threads that outlived their calls take
-        # slots that it does not know of.
-        if self._threads.busy >= self._replica().max_ongoing_requests:
-            return Refused(WIRE_VERSION, "pool.busy", [self._pool, "1"])
-        return tool
+    async def beat(self, gateway: str, held: int) -> bytes:
+        """A gateway is there, and holds so many calls. Answers with this replica's `HostState`."""
+        self._hear(gateway, held)
+        return encode(self._state_for(gateway))
 
-    def _broken(self, module: str, cause: str) -> Refused:
-        return Refused(WIRE_VERSION, "pool.broken", [self._pool, module, cause])
+    def load(self) -> Load:
+        """What there is to do here and in the gateways, for whoever decides on replicas."""
+        return self._counted().load()
 
-    # --- what this host has, and what it should have ----------------------------------------------
+    def _begin(
+        self, wire: int, gateway: str, calls: list[CallMessage], outbox: Outbox, alone: bool
+    ) -> list[HostedCall]:
+        if wire in WIRES_SPOKEN:
+            return [
+                HostedCall(call, place, gateway, alone, outbox, self._workplace)
+                for place, call in enumerate(calls)
+            ]
+        why = f"this host speaks wire version {WIRE_VERSION}, the gateway {wire}"
+        for place in range(len(calls)):
+            outbox.finish(place, self._tools.broken("thornback", why))
+        return []
 
-    def _load(self, modules: list[str]) -> None:
-        self._loaded.set_result(load(modules))
+    async def _room(self, send: Send) -> None:
+        """Wait until a gateway may send calls, or `room_s` have passed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(send.room_s):
+                while not self._counted().free_for(send.gateway):
+                    self._freed.clear()
+                    await self._freed.wait()
 
-    async def _compare(self, loaded: ToolModules, key: str) -> None:
-        """Compare what was imported with the catalog: once, and again for what did not match.
+    def _hear(self, gateway: str, held: int) -> None:
+        self._book.hear(gateway, held)
+        self._freed.set()  # a gateway that holds fewer calls leaves a greater share to others
 
-        One look serves all who wait for it, and goes on when one of them gives up.
-        """
-        settled = self._compared is not None and self._compared.done()
-        if settled and key in loaded.tools and key not in self._mismatches:
-            return
-        if settled and self._clock.monotonic() - self._compared_at < RECHECK_S:
-            return
-        if self._compared is None or settled:
-            self._compared = asyncio.create_task(self._look(loaded))
-        await asyncio.shield(self._compared)
+    def _state_for(self, gateway: str) -> HostState:
+        book, here = self._counted(), self._replica
+        return HostState(
+            here.replica_id,
+            here.node_id,
+            book.slots,
+            book.free_for(gateway),
+            book.in_use,
+            self._clock.monotonic() - self._began_s,
+        )
 
-    async def _look(self, loaded: ToolModules) -> None:
-        while True:
-            try:
-                specs = await self._specs_of(self._cluster, self._pool)
-            except Exception as error:
-                logger.warning("waiting for the registry: %s", type(error).__name__)
-                await asyncio.sleep(RETRY_S)
-            else:
-                break
-        self._mismatches = mismatches(loaded, self._pool, specs)
-        self._compared_at = self._clock.monotonic()
-        for mismatch in self._mismatches.values():
-            logger.warning("%s: %s", mismatch.module, mismatch.cause)
+    def _counted(self) -> CallBook:
+        """The book, after a look at the threads."""
+        # Threads that outlived their calls take slots that the calls gave back.
+        threads = self._threads.busy
+        if threads:
+            threads -= sum(call.in_thread for call in self._running.values())
+            threads -= self._batcher.threads
+        self._book.strays = max(0, threads)
+        return self._book
 
     # --- what others ask --------------------------------------------------------------------------
 
     async def check_health(self) -> None:
         """Healthy once the modules were imported; Serve's first check waits for that."""
-        await asyncio.wrap_future(self._loaded)
+        await self._tools.imported()
 
     async def info(self) -> dict[str, Any]:
         """What runs here, for `status`: plain types only."""
-        loaded = self._loaded.result() if self._loaded.done() else ToolModules({}, {})
+        loaded = self._tools.loaded or ToolModules({}, {})
         return {
             "pid": os.getpid(),
-            "replica_id": self._replica().replica_id,
+            "replica_id": self._replica.replica_id,
             "thornback": importlib.metadata.version("thornback"),
             "tools": {
                 key: tool.spec(self._pool).content_hash for key, tool in loaded.tools.items()
             },
             "broken": loaded.broken,
-            "mismatches": {key: m.cause for key, m in self._mismatches.items()},
+            "mismatches": {key: m.cause for key, m in self._tools.mismatches.items()},
             "running": len(self._running),
+            "slots": self._book.slots,
             "busy_threads": self._threads.busy,
             "environment": {
                 name: value for name, value in os.environ.items() if name.startswith("RAY_SERVE_")
@@ -242,39 +247,12 @@ class ToolHost:
     def close(self) -> None:
         """Let go of threads, and close the instances of class tools that can be closed."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._loaded.done():
-            close(self._loaded.result())
+        if (loaded := self._tools.loaded) is not None:
+            close(loaded)
 
     def __del__(self) -> None:  # what Serve calls when it stops a replica
         with suppress(Exception):
             self.close()
-
-
-class CountedThreads(ThreadPoolExecutor):
-    """Threads for plain functions, and how many of them are taken.
-
-    A function that nobody waits for any more keeps its thread until it returns: threads cannot be
-    stopped, so they are counted.
-    """
-
-    def __init__(self, max_workers: int) -> None:
-        super().__init__(max_workers, thread_name_prefix="tool")
-        self._taken: set[Future[Any]] = set()
-
-    @property
-    def busy(self) -> int:
-        return len(self._taken)
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        future = super().submit(fn, *args, **kwargs)
-        self._taken.add(future)
-        future.add_done_callback(self._taken.discard)
-        return future
-
-
-def _failed(error: ThornbackError) -> Complete:
-    result = msgspec.json.encode(error_result(error))
-    return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
 
 
 async def _registered_specs(cluster: str, pool: str) -> list[ToolSpec]:
@@ -285,9 +263,8 @@ async def _registered_specs(cluster: str, pool: str) -> list[ToolSpec]:
 
 
 def _serve_replica() -> ReplicaFacts:
-    from ray import serve  # a host is plain Python until Serve makes it
+    import ray  # a host is plain Python until Serve makes it
+    from ray import serve
 
     context = serve.get_replica_context()
-    # No public way leads from a replica to its own limit, and the pool's name and modules are all
-    # that its arguments may hold: any other change of them would restart it.
-    return ReplicaFacts(context.replica_tag, context._deployment_config.max_ongoing_requests)
+    return ReplicaFacts(context.replica_tag, ray.get_runtime_context().get_node_id())

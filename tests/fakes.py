@@ -1,10 +1,22 @@
 """Fakes, written once and by hand."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from thornback.cluster.catalog import PoolEntry
-from thornback.cluster.messages import CallMessage, Event, Outcome, decode_call, encode
+from thornback.cluster.messages import (
+    WIRE_VERSION,
+    CallMessage,
+    Event,
+    HostState,
+    Outcome,
+    Replies,
+    Reply,
+    Send,
+    decode_send,
+    encode,
+)
 from thornback.tools.context import ToolContext
 from thornback.tools.definition import Tool
 from thornback.tools.runner import run
@@ -28,43 +40,91 @@ class FakeClock:
         self._wall += seconds
 
 
-class FakeStream:
-    """Replies of one call, as a `DeploymentHandle` streams them; an exception among them is raised.
+class FakeSend:
+    """A send that arrived at a `FakeTransport`; the test says what becomes of its stream."""
 
-    After the last one the stream stays open where `hangs`, until it is cancelled.
-    """
-
-    def __init__(self, replies: list[Event | Outcome | BaseException], hangs: bool = False) -> None:
-        self._replies = replies
-        self._hangs = hangs
+    def __init__(self, replica_id: str, message: Send, by_reference: bool) -> None:
+        self.to = replica_id
+        self.message = message
+        self.by_reference = by_reference
         self.cancelled = False
+        self._coming: asyncio.Queue[Replies | BaseException | None] = asyncio.Queue()
+
+    @property
+    def calls(self) -> list[str]:
+        return [call.call_id for call in self.message.calls]
+
+    def answer(
+        self,
+        acknowledged: Iterable[int] = (),
+        replies: Iterable[tuple[int, Reply]] = (),
+        *,
+        by: str = "",
+        free: int = 4,
+        running: int = 0,
+        slots: int = 4,
+        age_s: float = math.inf,
+    ) -> None:
+        """Another message in the stream.
+
+        Args:
+            by: The replica that answers; empty: the one that it was sent to.
+        """
+        state = HostState(by or self.to or "r1", "node", slots, free, running, age_s)
+        self._coming.put_nowait(
+            Replies(WIRE_VERSION, state, list(acknowledged), [(p, r) for p, r in replies])
+        )
+
+    def fail(self, error: BaseException) -> None:
+        self._coming.put_nowait(error)
+
+    def end(self) -> None:
+        self._coming.put_nowait(None)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for reply in self._replies:
-            await asyncio.sleep(0)
-            if isinstance(reply, BaseException):
-                raise reply
-            yield encode(reply)
-        if self._hangs:
-            await asyncio.Event().wait()
+        while (coming := await self._coming.get()) is not None:
+            if isinstance(coming, BaseException):
+                raise coming
+            yield encode(coming)
 
     def cancel(self) -> None:
         self.cancelled = True
+        self.fail(asyncio.CancelledError())
 
 
-class FakeHandle:
-    """A pool's `DeploymentHandle` that answers each call with the next stream it was given."""
+class FakeTransport:
+    """The way to replicas that do what the test says."""
 
-    def __init__(self, *streams: FakeStream) -> None:
-        self.streams = list(streams)
-        self.sent: list[CallMessage] = []
-        self.on_send: Callable[[CallMessage], None] = lambda message: None
+    def __init__(self) -> None:
+        self.sends: list[FakeSend] = []
+        self.beats: list[int] = []
+        """What the gateway said that it holds, with each heartbeat."""
+        self.was_beaten = asyncio.Event()
+        self.states: list[HostState] | None = None
+        """What replicas answer to a heartbeat; None: there is none."""
+        self.parked: dict[str, Reply] = {}
+        self._unread: asyncio.Queue[FakeSend] = asyncio.Queue()
 
-    def remote(self, message: bytes) -> FakeStream:
-        call = decode_call(message)
-        self.sent.append(call)
-        self.on_send(call)
-        return self.streams[len(self.sent) - 1]
+    def send(self, replica_id: str, message: bytes, *, by_reference: bool = False) -> FakeSend:
+        send = FakeSend(replica_id, decode_send(message), by_reference)
+        self.sends.append(send)
+        self._unread.put_nowait(send)
+        return send
+
+    async def next_send(self) -> FakeSend:
+        """The next send that the test has not seen."""
+        return await self._unread.get()
+
+    async def fetch(self, replica_id: str, value_id: str) -> bytes | None:
+        reply = self.parked.pop(value_id, None)
+        return None if reply is None else encode(reply)
+
+    async def beat(self, gateway: str, held: int, timeout_s: float) -> list[bytes]:
+        self.beats.append(held)
+        self.was_beaten.set()
+        if self.states is None:
+            raise LookupError("no replica")
+        return [encode(state) for state in self.states]
 
 
 class FakePool:

@@ -6,6 +6,7 @@ A tool module imports nothing else of Thornback.
 if __name__ != "thornback.tools":  # a second copy of a class is a different class
     raise ImportError(f"import thornback.tools, not {__name__}")
 
+from thornback.cluster.catalog import Batch
 from thornback.cluster.errors import MissingCapability, ToolFailure
 from thornback.tools.context import ToolContext
 from thornback.tools.definition import DefinitionError, Tool, problems, tool, tools_of
@@ -14,6 +15,7 @@ from thornback.tools.schemas import Header
 
 __all__ = [
     "Audio",
+    "Batch",
     "DefinitionError",
     "EmbeddedResource",
     "Header",

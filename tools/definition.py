@@ -33,10 +33,12 @@ from pydantic import PydanticUserError
 from thornback.cluster.catalog import (
     AccessPolicy,
     Annotations,
+    Batch,
     CallPolicy,
     ToolSpec,
     content_hash_of,
 )
+from thornback.tools.batching import item_signature
 from thornback.tools.context import ToolContext
 from thornback.tools.docstrings import read_docstrings
 from thornback.tools.results import is_content
@@ -78,6 +80,8 @@ class Tool:
     annotations: Annotations
     timeout_s: float | None
     """What the author thinks a call may take; None leaves it to the config."""
+    batch: Batch | None
+    """For a batch tool, how its author would collect calls; None: it takes one call at a time."""
     access: AccessPolicy
     owner: str | None
     tags: tuple[str, ...]
@@ -140,6 +144,7 @@ class Tool:
             annotations=self.annotations,
             access=self.access,
             call=CallPolicy() if self.timeout_s is None else CallPolicy(timeout_s=self.timeout_s),
+            batch=self.batch,
             pool=pool,
             owner=self.owner,
             tags=self.tags,
@@ -164,6 +169,7 @@ def tool(
     idempotent: bool | None = None,
     open_world: bool | None = None,
     timeout_s: float | None = None,
+    batch: Batch | None = None,
     input_schema: str | Mapping[str, Any] | None = None,
     output_schema: str | Mapping[str, Any] | None = None,
     tags: Sequence[str] | None = None,
@@ -185,6 +191,7 @@ def tool(
     idempotent: bool | None = None,
     open_world: bool | None = None,
     timeout_s: float | None = None,
+    batch: Batch | None = None,
     input_schema: str | Mapping[str, Any] | None = None,
     output_schema: str | Mapping[str, Any] | None = None,
     tags: Sequence[str] | None = None,
@@ -209,6 +216,8 @@ def tool(
             its replica dies.
         open_world: Whether calls reach beyond the cluster.
         timeout_s: Seconds a call may take; None: what the config's `defaults` say, else 30.
+        batch: One invocation runs many calls, from any callers: each parameter is a list with one
+            element a call, and so is what is returned. The schemas are those of one call.
         input_schema: JSON Schema written by hand; text is published byte for byte.
         output_schema: The same for results, which then must be objects.
         tags: Free words for lists and searches.
@@ -243,6 +252,7 @@ def tool(
                 title=title,
                 annotations=Annotations(read_only, destructive, idempotent, open_world),
                 timeout_s=timeout_s,
+                batch=batch,
                 input_schema=input_schema,
                 output_schema=output_schema,
                 tags=tuple(tags or ()),
@@ -309,6 +319,7 @@ def _declared(
     name: str | None,
     version: str,
     timeout_s: float | None,
+    batch: Batch | None,
     input_schema: str | Mapping[str, Any] | None,
     output_schema: str | Mapping[str, Any] | None,
     **facts: Any,
@@ -322,6 +333,11 @@ def _declared(
     if timeout_s is not None and not 0 < timeout_s < float("inf"):
         raise TypeError(f"timeout_s is {timeout_s} and must be positive")
     signature = _signature_of(function, is_method=inspect.isclass(target))
+    kind = _kind_of(function)
+    if batch is not None:
+        if kind not in ("plain", "async"):
+            raise TypeError("a generator cannot be a batch tool: return a list")
+        signature = item_signature(signature)
     context = _context_parameter(signature)
     docstrings = [target.__doc__, function.__doc__] if inspect.isclass(target) else [target.__doc__]
     description, documented = read_docstrings(docstrings)
@@ -333,7 +349,6 @@ def _declared(
         published_input = written_schema(input_schema, "input_schema")
         found = written_problems(msgspec.json.decode(published_input))
     _check_headers(published_input)
-    kind = _kind_of(function)
     returns, items = _returns(kind, signature.return_annotation)
     if output_schema is not None:
         returns = Returns(None, written_schema(output_schema, "output_schema"), wraps=False)
@@ -344,6 +359,7 @@ def _declared(
         input_schema=published_input,
         output_schema=returns.schema,
         timeout_s=timeout_s,
+        batch=batch,
         signature=f"{name}{_shown(signature, context)}",
         module=target.__module__,
         target=target,

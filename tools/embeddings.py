@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from thornback.tools import ToolContext, ToolResult, tool
+from thornback.tools import Batch, ToolContext, ToolFailure, ToolResult, tool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +74,7 @@ OUTPUT_SCHEMA = {
     idempotent=True,
     open_world=False,
     timeout_s=60,
+    batch=Batch(max_batch_size=64),
     output_schema=OUTPUT_SCHEMA,
     tags=["text"],
 )
@@ -83,8 +84,7 @@ class TextEmbed:
     Use it to search by meaning, to group or deduplicate texts, or to compare two sentences: the
     similarity of two texts is the dot product of their vectors, from -1 to 1. Vectors have 384
     numbers and length 1. The model reads English best, and the first 256 tokens (about 180
-    words) of each text: split longer ones. Send many texts in one call; that is three times
-    faster than one by one.
+    words) of each text: split longer ones. Send many texts in one call rather than one by one.
     """
 
     def __init__(self) -> None:
@@ -92,12 +92,14 @@ class TextEmbed:
 
     def __call__(
         self,
-        texts: Annotated[
-            list[Annotated[str, Field(max_length=MAX_CHARS)]],
-            Field(min_length=1, max_length=MAX_TEXTS),
+        texts: list[
+            Annotated[
+                list[Annotated[str, Field(max_length=MAX_CHARS)]],
+                Field(min_length=1, max_length=MAX_TEXTS),
+            ]
         ],
-        ctx: ToolContext,
-    ) -> ToolResult:
+        ctx: list[ToolContext],
+    ) -> list[ToolResult | ToolFailure]:
         """Embed texts.
 
         Args:
@@ -108,18 +110,35 @@ class TextEmbed:
             texts.
         """
 
-        def report(done: int) -> None:
-            ctx.check()
-            ctx.progress(done, len(texts))
+        # The texts of all calls go through the model in one row; `calls` says whose each is.
+        calls = [place for place, own in enumerate(texts) for _ in own]
+        done = [0] * len(texts)
 
-        vectors, truncated = self._model.embed(texts, report)
-        structured = {
-            "model": MODEL,
-            "dimension": DIMENSION,
-            "vectors": [[round(float(x), DECIMALS) for x in vector] for vector in vectors],
-            "truncated": truncated,
-        }
-        return ToolResult(_text(vectors), structured)
+        def report(indexes: Sequence[int]) -> None:
+            for index in indexes:
+                done[calls[index]] += 1
+            for place in {calls[index] for index in indexes}:
+                ctx[place].progress(done[place], len(texts[place]))
+
+        def is_wanted(index: int) -> bool:
+            call = ctx[calls[index]]
+            return not call.cancelled and call.remaining_s > 0
+
+        row = [text for own in texts for text in own]
+        vectors, truncated = self._model.embed(row, report, is_wanted)
+        results: list[ToolResult | ToolFailure] = []
+        start = 0
+        for call, own in zip(ctx, texts, strict=True):
+            within = range(start, start + len(own))
+            start = within.stop
+            try:
+                call.check()  # the texts of one that was given up may not have been read
+            except ToolFailure as given_up:
+                results.append(given_up)
+            else:
+                cut = [index - within.start for index in truncated if index in within]
+                results.append(_result(vectors[within.start : within.stop], cut))
+        return results
 
 
 class Model:
@@ -147,12 +166,17 @@ class Model:
         return cls(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
 
     def embed(
-        self, texts: Sequence[str], report: Callable[[int], None]
+        self,
+        texts: Sequence[str],
+        report: Callable[[Sequence[int]], None],
+        is_wanted: Callable[[int], bool],
     ) -> tuple[Vectors, list[int]]:
         """Vectors of shape (texts, 384) and length 1, and which texts were read only in part.
 
         Args:
-            report: Told after each batch how many texts are done.
+            report: Told after each pass through the network the indexes of its texts.
+            is_wanted: Whether the text of an index shall still be read; asked before each pass. The
+                vector of one that is not is undefined.
         """
         import numpy as np
 
@@ -161,7 +185,9 @@ class Model:
         vectors = np.empty((len(texts), DIMENSION), dtype=np.float32)
         truncated = []
         for start in range(0, len(order), BATCH_TEXTS):
-            chosen = order[start : start + BATCH_TEXTS]
+            chosen = [index for index in order[start : start + BATCH_TEXTS] if is_wanted(index)]
+            if not chosen:
+                continue
             encoded = self._tokenizer.encode_batch([texts[index] for index in chosen])
             truncated += [
                 index for index, one in zip(chosen, encoded, strict=True) if one.overflowing
@@ -169,7 +195,7 @@ class Model:
             ids = np.array([one.ids for one in encoded], dtype=np.int64)
             mask = np.array([one.attention_mask for one in encoded], dtype=np.int64)
             vectors[chosen] = self._pooled(ids, mask)
-            report(start + len(chosen))
+            report(chosen)
         return vectors, sorted(truncated)
 
     def _pooled(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
@@ -183,6 +209,19 @@ class Model:
         lengths = np.linalg.norm(summed, axis=1, keepdims=True)
         scaled: Vectors = (summed / lengths).astype(np.float32)
         return scaled
+
+
+def _result(vectors: Vectors, truncated: list[int]) -> ToolResult:
+    """The result of one call, from the vectors of its texts."""
+    import numpy as np
+
+    structured = {
+        "model": MODEL,
+        "dimension": DIMENSION,
+        "vectors": np.round(vectors.astype(np.float64), DECIMALS).tolist(),
+        "truncated": truncated,
+    }
+    return ToolResult(_text(vectors), structured)
 
 
 def _text(vectors: Vectors) -> str:

@@ -1,8 +1,9 @@
 """Runs a tool once: arguments as JSON in, an outcome as data out.
 
 Plain functions and generators run in a thread, `async` ones on the loop. Whatever a tool does ends
-as an outcome; only cancellation leaves `run` as an exception. Deadlines, slots and transport are
-the host's.
+as an outcome; only cancellation leaves `run` as an exception. A batch tool runs once for several
+calls, each with arguments, context and outcome of its own. Deadlines, slots, which calls share a
+batch, and transport are the host's.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import contextlib
 import contextvars
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 import msgspec
 
 from thornback.cluster.errors import (
+    BatchFailed,
     InvalidArguments,
     ProtocolError,
     ResultTooLarge,
@@ -29,6 +31,7 @@ from thornback.cluster.errors import (
 from thornback.cluster.ids import new_id
 from thornback.cluster.messages import WIRE_VERSION, Complete, InputNeeded, Raised
 from thornback.cluster.protocol import error_result, rpc_error
+from thornback.tools.batching import BatchBroken, columns_of, results_of
 from thornback.tools.context import InputRequired, ToolContext
 from thornback.tools.definition import Tool
 from thornback.tools.results import (
@@ -60,6 +63,9 @@ async def run(
     Raises:
         asyncio.CancelledError: if this task is cancelled; nothing else.
     """
+    if tool.batch is not None:
+        (outcome,) = await run_batch(tool, [(arguments, ctx)], executor)
+        return outcome
     started = time.monotonic()
     attempt = _Attempt(tool, arguments, ctx)
     try:
@@ -77,6 +83,53 @@ async def run(
     if isinstance(outcome, Complete):
         return msgspec.structs.replace(outcome, run_s=time.monotonic() - started)
     return outcome
+
+
+async def run_batch(
+    tool: Tool, calls: Sequence[tuple[bytes, ToolContext]], executor: Executor | None = None
+) -> list[Outcome]:
+    """Run a batch tool once for several calls, and give each its outcome, in their order.
+
+    Arguments that do not fit, failures that the tool returns in place of results, and results that
+    cannot be sent are the outcome of their own call alone.
+
+    Args:
+        calls: Arguments and context of each, as `run` takes them; at least one.
+
+    Raises:
+        BatchBroken: if the tool raised, or returned anything but one result a call, and more than
+            one call took part. Not where there was one: it is that call's outcome.
+        asyncio.CancelledError: if this task is cancelled; a plain function goes on in its thread.
+    """
+    started = time.monotonic()
+    attempt = _BatchAttempt(tool, calls)
+    loop = asyncio.get_running_loop()
+    try:
+        if tool.kind == "plain":
+            in_context = contextvars.copy_context().run
+            outcomes = await loop.run_in_executor(executor, in_context, attempt.in_thread)
+        else:
+            if tool.is_warm:
+                ready = attempt.prepare()
+            else:  # a class may load a model when it is made
+                ready = await loop.run_in_executor(executor, attempt.prepare)
+            outcomes = await attempt.on_loop() if ready else attempt.outcomes()
+    except asyncio.CancelledError:
+        for _, ctx in calls:
+            ctx.cancel()
+        raise
+    run_s = time.monotonic() - started
+    return [
+        msgspec.structs.replace(outcome, run_s=run_s, batch_size=len(calls))
+        if isinstance(outcome, Complete)
+        else outcome
+        for outcome in outcomes
+    ]
+
+
+def failed_together(tool: Tool, contexts: Sequence[ToolContext], broken: BatchBroken) -> Outcome:
+    """Log a broken batch; and what each call of it is told that may not be run again by itself."""
+    return _failure(BatchFailed(tool.name, _logged(tool, contexts, broken.cause)))
 
 
 class _Attempt:
@@ -108,18 +161,11 @@ class _Attempt:
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and _cancelled():
                 raise
-            return self._failed(error)
+            return _outcome_of_error(self._tool, self._ctx, error)
         return self._outcome_of(lambda: value)
 
     def _outcome_of(self, produce: Callable[[], Any]) -> Outcome:
-        try:
-            value = produce()
-            result = call_tool_result(
-                self._tool.name, value, self._tool.returns, self._ctx.max_result_bytes
-            )
-        except BaseException as error:
-            return self._failed(error)
-        return Complete(WIRE_VERSION, result, is_error=False)
+        return _outcome_of(self._tool, self._ctx, produce)
 
     def _run_plain(self) -> Any:
         value = self._tool.warm()(**self._keywords())
@@ -147,13 +193,7 @@ class _Attempt:
         return self._items
 
     def _keywords(self) -> dict[str, Any]:
-        try:
-            keywords = self._tool.arguments.parse(self._arguments)
-        except Misfit as error:
-            raise InvalidArguments(self._tool.name, error.lines) from None
-        if self._tool.context_parameter is not None:
-            keywords[self._tool.context_parameter] = self._ctx
-        return keywords
+        return _keywords(self._tool, self._arguments, self._ctx)
 
     def _add(self, item: Any) -> None:
         """Send a yielded item ahead and keep it for the result."""
@@ -168,28 +208,136 @@ class _Attempt:
         self._items.append(item)
         self._ctx.partial(plain, f"[{plain['type']}]" if is_content else readable(plain))
 
-    def _failed(self, error: BaseException) -> Outcome:
-        """What the caller is told about an error of the tool."""
-        if isinstance(error, InputRequired):
-            return InputNeeded(WIRE_VERSION, msgspec.json.encode(error.requests), error.state)
-        if isinstance(error, ProtocolError):
-            said = rpc_error(error)
-            return Raised(WIRE_VERSION, said.number, said.message, msgspec.json.encode(said.data))
-        if not isinstance(error, (ToolFailure, Unavailable)):
-            error = self._bug(error)
-        result = msgspec.json.encode(error_result(error))
-        if len(result) > self._ctx.max_result_bytes:
-            error = ResultTooLarge(self._tool.name, len(result), self._ctx.max_result_bytes)
-            result = msgspec.json.encode(error_result(error))
-        return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
 
-    def _bug(self, error: BaseException) -> ToolBug:
-        """Log what only the people of this host may read."""
-        error_id = new_id("err")
-        logger.error(
-            "%s failed (%s, call %s)", self._tool.name, error_id, self._ctx.call_id, exc_info=error
-        )
-        return ToolBug(self._tool.name, error_id)
+class _BatchAttempt:
+    """One run of a batch tool, whichever way it runs."""
+
+    def __init__(self, tool: Tool, calls: Sequence[tuple[bytes, ToolContext]]) -> None:
+        self._tool = tool
+        self._calls = calls
+        self._outcomes: dict[int, Outcome] = {}
+        """Of calls that are over, by their place."""
+        self._taken: dict[int, dict[str, Any]] = {}
+        """Keyword arguments of the calls that take part, by their place."""
+        self._run: Callable[..., Any]
+
+    def outcomes(self) -> list[Outcome]:
+        return [self._outcomes[place] for place in range(len(self._calls))]
+
+    def in_thread(self) -> list[Outcome]:
+        started = time.thread_time()
+        if self.prepare():
+            try:
+                returned = self._run(**columns_of(list(self._taken.values())))
+                results = results_of(returned, len(self._taken))
+            except BaseException as error:
+                self._break(error)
+            else:
+                self._finish(results)
+        share_s = (time.thread_time() - started) / len(self._calls)
+        return [
+            msgspec.structs.replace(outcome, cpu_s=share_s)
+            if isinstance(outcome, Complete)
+            else outcome
+            for outcome in self.outcomes()
+        ]
+
+    async def on_loop(self) -> list[Outcome]:
+        try:
+            returned = await self._run(**columns_of(list(self._taken.values())))
+            results = results_of(returned, len(self._taken))
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _cancelled():
+                raise
+            self._break(error)
+        else:
+            self._finish(results)
+        return self.outcomes()
+
+    def prepare(self) -> bool:
+        """Read the arguments and make a class's instance. False where there is nothing to run."""
+        for place, (arguments, ctx) in enumerate(self._calls):
+            try:
+                self._taken[place] = _keywords(self._tool, arguments, ctx)
+            except BaseException as error:
+                self._outcomes[place] = _outcome_of_error(self._tool, ctx, error)
+        if not self._taken:
+            return False
+        try:
+            self._run = self._tool.warm()
+        except BaseException as error:  # no call's fault, and told to each of them
+            contexts = [self._calls[place][1] for place in self._taken]
+            if not isinstance(error, (ToolFailure, Unavailable)):
+                error = ToolBug(self._tool.name, _logged(self._tool, contexts, error))
+            self._outcomes |= dict.fromkeys(self._taken, _failure(error))
+            return False
+        return True
+
+    def _finish(self, results: list[Any]) -> None:
+        for place, result in zip(self._taken, results, strict=True):
+            self._outcomes[place] = self._outcome(place, result)
+
+    def _outcome(self, place: int, result: Any) -> Outcome:
+        ctx = self._calls[place][1]
+        if not isinstance(result, BaseException):
+            return _outcome_of(self._tool, ctx, lambda: result)
+        if isinstance(result, InputRequired):
+            # Calls share batches as chance has it; one that is run again with its answers would
+            # find its questions numbered otherwise.
+            result = TypeError("a batch tool cannot ask its callers")
+        return _outcome_of_error(self._tool, ctx, result)
+
+    def _break(self, error: BaseException) -> None:
+        if len(self._taken) > 1:
+            raise BatchBroken(error) from error
+        (place,) = self._taken
+        self._outcomes[place] = self._outcome(place, error)
+
+
+def _keywords(tool: Tool, arguments: bytes, ctx: ToolContext) -> dict[str, Any]:
+    try:
+        keywords = tool.arguments.parse(arguments)
+    except Misfit as error:
+        raise InvalidArguments(tool.name, error.lines) from None
+    if tool.context_parameter is not None:
+        keywords[tool.context_parameter] = ctx
+    return keywords
+
+
+def _outcome_of(tool: Tool, ctx: ToolContext, produce: Callable[[], Any]) -> Outcome:
+    try:
+        result = call_tool_result(tool.name, produce(), tool.returns, ctx.max_result_bytes)
+    except BaseException as error:
+        return _outcome_of_error(tool, ctx, error)
+    return Complete(WIRE_VERSION, result, is_error=False)
+
+
+def _outcome_of_error(tool: Tool, ctx: ToolContext, error: BaseException) -> Outcome:
+    """What the caller is told about an error of the tool."""
+    if isinstance(error, InputRequired):
+        return InputNeeded(WIRE_VERSION, msgspec.json.encode(error.requests), error.state)
+    if isinstance(error, ProtocolError):
+        said = rpc_error(error)
+        return Raised(WIRE_VERSION, said.number, said.message, msgspec.json.encode(said.data))
+    if not isinstance(error, (ToolFailure, Unavailable)):
+        error = ToolBug(tool.name, _logged(tool, [ctx], error))
+    outcome = _failure(error)
+    if len(outcome.result) > ctx.max_result_bytes:
+        return _failure(ResultTooLarge(tool.name, len(outcome.result), ctx.max_result_bytes))
+    return outcome
+
+
+def _failure(error: ToolFailure | Unavailable) -> Complete:
+    result = msgspec.json.encode(error_result(error))
+    return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
+
+
+def _logged(tool: Tool, contexts: Sequence[ToolContext], error: BaseException) -> str:
+    """Log what only the people of this host may read; its id is what callers are told."""
+    error_id = new_id("err")
+    calls = ", ".join(ctx.call_id for ctx in contexts)
+    logger.error("%s failed (%s, call %s)", tool.name, error_id, calls, exc_info=error)
+    return error_id
 
 
 def _cancelled() -> bool:

@@ -20,7 +20,12 @@ from thornback.deployments.dashboard import Dashboard
 from thornback.deployments.pool_news import replicas_of
 
 HERE = Path(__file__).parent
-MODULES = (HERE.parent / "effect_tools.py", HERE / "wait_tools.py", HERE / "sleep_tools.py")
+MODULES = (
+    HERE.parent / "effect_tools.py",
+    HERE / "wait_tools.py",
+    HERE / "sleep_tools.py",
+    HERE / "batch_tools.py",
+)
 
 
 class HurtCluster(RunningCluster):

@@ -116,6 +116,34 @@ def test_pools_grow_from_nothing_and_go_away_again(hurt: HurtCluster) -> None:
     asyncio.run(scenario())
 
 
+def decisions(hurt: HurtCluster, pool: str) -> list[dict[str, Any]]:
+    """The last changes of a pool's size, as `thornback status` has them."""
+    done = hurt.thornback("status", hurt.name, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)["pools"][pool]["decisions"]
+    return found
+
+
+def test_a_pool_is_sized_by_its_calls_however_few_messages_bring_them(hurt: HurtCluster) -> None:
+    calls = 12
+    target = hurt.gateways()[0]
+    asks = [target.tool("wait", {"seconds": 6}, rpc_id=n) for n in range(calls)]
+
+    async def scenario() -> None:
+        await seen(hurt, dict.fromkeys(POOLS, 0))
+        before = decisions(hurt, "waits")
+        answers = await asyncio.gather(*(target.ask(ask, 60) for ask in asks))
+        assert [answer.result["content"][0]["text"] for answer in answers] == ["6.0"] * calls
+        since = [each for each in decisions(hurt, "waits") if each not in before]
+        print("", *(each["text"] for each in since), sep="\n")
+        up = [each["facts"] for each in since if each["facts"]["after"] > each["facts"]["before"]]
+        assert [(each["before"], each["after"]) for each in up] == [(0, 1), (1, 3)]
+        assert up[1]["target"] == 2
+        assert abs(up[1]["load"] - calls) <= 1
+
+    asyncio.run(scenario())
+
+
 def test_a_gateway_that_is_taken_away_sends_its_listeners_elsewhere(hurt: HurtCluster) -> None:
     async def scenario() -> None:
         async with AsyncExitStack() as streams:

@@ -24,6 +24,7 @@ EXAMPLES: list[ThornbackError] = [
     errors.InvalidResult("sql_query", ["rows: expected array"]),
     errors.ResultTooLarge("sql_query", 5_000_000, 4_194_304),
     errors.ToolBug("sql_query", "err_abc"),
+    errors.BatchFailed("text_embed", "err_abc"),
     errors.ToolTimeout("sql_query", 2.0),
     errors.CallCancelled("sql_query"),
     errors.Overloaded("sql", 0.5),

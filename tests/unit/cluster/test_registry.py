@@ -9,6 +9,7 @@ from thornback.cluster.catalog import (
     ENTRY_TYPES,
     AccessPolicy,
     Annotations,
+    Batch,
     CallPolicy,
     Entry,
     Lifecycle,
@@ -22,7 +23,7 @@ from thornback.cluster.catalog import (
     encode_entry,
 )
 from thornback.cluster.errors import RegistrationError, StoreError
-from thornback.cluster.journal import Journal, Write
+from thornback.cluster.journal import Journal, Record, Write
 from thornback.cluster.news import News, decode_news, decode_snapshot, encode
 from thornback.cluster.principals import PrincipalEntry, key_hash
 from thornback.cluster.registry import (
@@ -109,6 +110,7 @@ def test_every_fact_of_a_tool_is_kept(tmp_path: Path) -> None:
         ),
         access=AccessPolicy(("tag:lab",)),
         call=CallPolicy(timeout_s=2, queue_timeout_s=3, max_attempts=1, max_result_bytes=4),
+        batch=Batch(max_batch_size=8, batch_wait_timeout_s=0.5, max_concurrent_batches=2),
         pool="text",
         owner="ann",
         tags=("words",),
@@ -405,6 +407,34 @@ def test_notes_are_durable_and_watchers_hear_nothing_of_them(tmp_path: Path) -> 
     assert registry.version == (2, number)
     assert [registry.noted("probes", key) for key in ("abc", "gone", "none")] == [b"1", None, None]
     journal.close()
+
+
+def test_a_list_of_notes_keeps_its_last_and_takes_a_repeated_one_once(tmp_path: Path) -> None:
+    registry, journal = opened(tmp_path)
+    for value in (b"1", b"2", b"2", b'{"three": 3}'):
+        registry.add_note("scaling", "text", value, keep=2)
+    journal.close()
+    registry, journal = opened(tmp_path)
+    assert registry.added_notes("scaling", "text") == [b"2", b'{"three": 3}']
+    assert registry.added_notes("scaling", "none") == []
+    journal.close()
+
+
+def test_two_who_add_a_note_at_once_both_keep_it(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Journal.get
+    others = iter([b"2"])
+
+    def get_and_be_overtaken(journal: Journal, space: str, key: str) -> Record | None:
+        record = read(journal, space, key)
+        for value in others:
+            registry.add_note("scaling", "text", value, keep=9)
+        return record
+
+    monkeypatch.setattr(Journal, "get", get_and_be_overtaken)
+    registry.add_note("scaling", "text", b"1", keep=9)
+    assert registry.added_notes("scaling", "text") == [b"2", b"1"]
 
 
 def test_a_long_run_of_notes_hides_no_change(registry: Registry) -> None:

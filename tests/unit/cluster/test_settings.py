@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from thornback.cluster.catalog import Annotations, CallPolicy, ToolSpec
+from thornback.cluster.catalog import Annotations, Batch, CallPolicy, ToolSpec
 from thornback.cluster.config import ClusterConfig, ToolConfig, parse_config
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.settings import (
@@ -158,6 +158,7 @@ EVERY_SETTING: dict[str, Any] = {
     "queue_timeout_s": 3.5,
     "max_attempts": 4,
     "max_result_bytes": 5000,
+    "batch": {"max_batch_size": 8, "batch_wait_timeout_s": 0.25, "max_concurrent_batches": 2},
     "title": "T",
     "read_only": False,
     "destructive": True,
@@ -174,9 +175,41 @@ def test_there_is_an_example_of_every_setting_of_a_tool() -> None:
     assert EVERY_SETTING.keys() == ToolConfig.model_fields.keys()
 
 
+BATCH_TOOL = msgspec.structs.replace(SPEC, batch=Batch(batch_wait_timeout_s=0.5))
+
+
+def test_batch_settings_merge_key_by_key_over_the_decorators() -> None:
+    config = config_of(tools={"t": {"batch": {"max_batch_size": 8}}})
+    found = tool_settings(config, BATCH_TOOL)
+    assert found["batch.max_batch_size"] == (8, "tool")
+    assert found["batch.batch_wait_timeout_s"] == (0.5, "decorator")
+    assert found["batch.max_concurrent_batches"] == (1, "built-in")
+    made = effective_tool(config, BATCH_TOOL)
+    assert made.batch == Batch(max_batch_size=8, batch_wait_timeout_s=0.5)
+
+
+def test_a_version_that_is_no_batch_tool_has_no_batch_settings() -> None:
+    config = config_of(tools={"t": {"batch": {"max_batch_size": 8}}})
+    assert not [key for key in tool_settings(config, SPEC) if key.startswith("batch")]
+    assert effective_tool(config, SPEC).batch is None
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [{"max_batch_size": 0}, {"max_batch_size": 1025}, {"batch_wait_timeout_s": -1},
+     {"batch_wait_timeout_s": 11}, {"max_concurrent_batches": 0}, {"max_batch_siz": 8}],
+)  # fmt: skip
+def test_a_batch_setting_out_of_its_range_is_refused_by_path(batch: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"tools\.t\.batch\.{next(iter(batch))}: "):
+        config_of(tools={"t": {"batch": batch}})
+    if "max_batch_siz" not in batch:
+        with pytest.raises(ValueError, match="must be between"):
+            Batch(**batch)
+
+
 @pytest.mark.parametrize("key", EVERY_SETTING)
 def test_every_setting_of_a_tool_reaches_the_catalog(key: str) -> None:
-    made = effective_tool(config_of(tools={"t": {key: EVERY_SETTING[key]}}), SPEC)
+    made = effective_tool(config_of(tools={"t": {key: EVERY_SETTING[key]}}), BATCH_TOOL)
     said = msgspec.json.decode(msgspec.json.encode(made))
     parts = [said, *(said.get(part, {}) for part in ("annotations", "call", "access"))]
     assert [part[key] for part in parts if key in part] == [EVERY_SETTING[key]]

@@ -7,7 +7,9 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from thornback.cluster.catalog import Catalog, PoolEntry
 from thornback.cluster.config import ClusterConfig
+from thornback.cluster.scaling import Scaled
 from thornback.deployments import cli_cluster, cli_logs, launcher
 from thornback.deployments.cli import app
 from thornback.deployments.cli_cluster import _is_still
@@ -19,6 +21,7 @@ from thornback.deployments.cluster_file import (
 )
 from thornback.deployments.launcher import Tell, Up
 from thornback.deployments.pool_news import PoolNews
+from thornback.deployments.status import Facts
 
 Upped = Callable[..., tuple[int, str]]
 CONFIG = "name: mine\npools: {p: {tools: [m]}}\n"
@@ -68,6 +71,44 @@ def test_a_dead_cluster_is_told_as_not_running_in_json_too(home: Path) -> None:
     leave_cluster(home)
     code, output = run("status", "mine", "--json")
     assert (code, json.loads(output)["state"]) == (3, "not running")
+
+
+@pytest.fixture
+def running(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster with the pools `text`, whose size changed, and `sql`."""
+    leave_cluster(home)
+    pools = {
+        name: PoolEntry(name=name, application=f"thornback.mine.{name}", modules=("m",))
+        for name in ("sql", "text")
+    }
+    facts = Facts(
+        catalog=Catalog("sto_1", 1, 1, {"pools": pools}),
+        decisions={"text": [Scaled("text", 1.5, 0, 1)]},
+    )
+    monkeypatch.setattr("thornback.deployments.status.gather", lambda cluster: facts)
+    monkeypatch.setattr("thornback.deployments.ray_process.answers", lambda address: True)
+    monkeypatch.setattr("thornback.deployments.cli_target._answers", lambda url: True)
+
+
+@pytest.mark.usefixtures("running")
+def test_status_of_a_pool_says_why_it_has_the_size_it_has() -> None:
+    _, output = run("status", "text")
+    assert output.endswith(
+        "1970-01-01T00:00:01.500+00:00  text 0→1: a call waits, from zero without delay\n"
+    )
+    assert "sql" not in output
+    assert "has not been changed by its load" in run("status", "sql")[1]
+    assert "→" not in run("status")[1]
+    (pool,) = json.loads(run("status", "text", "--json")[1])["pools"].values()
+    assert pool["decisions"][0]["facts"]["after"] == 1
+
+
+@pytest.mark.usefixtures("running")
+def test_status_of_neither_a_cluster_nor_a_pool_says_so() -> None:
+    assert run("status", "txet") == (
+        3,
+        "thornback: neither a cluster nor a pool of mine is called txet\n",
+    )
 
 
 def test_down_of_a_dead_cluster_forgets_it(home: Path) -> None:

@@ -17,6 +17,15 @@ tools:
   text_stats: {timeout_s: 7}
 """
 
+BATCH_TOOL = """
+from thornback.tools import Batch, tool
+
+@tool(batch=Batch(max_batch_size=64, batch_wait_timeout_s=0.25))
+def shout(text: list[str]) -> list[str]:
+    \"\"\"Write in capitals.\"\"\"
+    return [one.upper() for one in text]
+"""
+
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -59,6 +68,23 @@ def test_what_the_decorator_says_is_a_layer_of_its_own(path: Path) -> None:
     assert found["tools.text_stats.read_only"] == Row(
         "tools.text_stats.read_only", True, "decorator"
     )
+
+
+def test_how_a_batch_tool_collects_calls_is_shown_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "batch_tool_of_this_test.py").write_text(BATCH_TOOL, "utf-8")
+    file = tmp_path / "batch.yaml"
+    file.write_text(
+        "pools: {p: {tools: [batch_tool_of_this_test]}}\n"
+        "tools: {shout: {batch: {max_batch_size: 4}}}\n",
+        "utf-8",
+    )
+    found = rows(file, "shout")
+    prefix = "tools.shout.batch."
+    assert [row for row in found.values() if row.key.startswith(prefix)] == [
+        Row(f"{prefix}max_batch_size", 4, "config"),
+        Row(f"{prefix}batch_wait_timeout_s", 0.25, "decorator"),
+        Row(f"{prefix}max_concurrent_batches", 1, "built-in"),
+    ]
 
 
 def test_a_tool_is_shown_with_its_pool(path: Path) -> None:

@@ -13,11 +13,10 @@ def test_a_burst_of_reports_calls_the_loop_once_and_its_last_is_read() -> None:
     async def burst() -> list[object]:
         loop = asyncio.get_running_loop()
         loop.call_soon_threadsafe = calls.append  # type: ignore[method-assign,assignment]
-        stream = EventStream(loop)
+        stream = EventStream(loop, lambda: None)
         for number in range(1000):
             stream(Progress(WIRE_VERSION, float(number)))
-        stream.finish()
-        return [event async for event in stream.events()]
+        return [*stream.take(), *stream.take()]
 
     assert asyncio.run(burst()) == [Progress(WIRE_VERSION, 999.0)]
     assert len(calls) == 1

@@ -147,6 +147,13 @@ def test_settings_of_a_tool_that_nobody_declares_are_a_warning(config: Path) -> 
     assert expected in validated(config)[1]
 
 
+def test_batch_settings_of_a_tool_that_takes_one_call_at_a_time_are_a_warning(config: Path) -> None:
+    text = config.read_text("utf-8") + "tools: {plain_look: {batch: {max_batch_size: 8}}}\n"
+    config.write_text(text, "utf-8")
+    expected = "tools.plain_look.batch: plain_look is no batch tool, and takes one call at a time"
+    assert expected in validated(config)[1]
+
+
 def test_a_dataset_that_has_no_file_here_is_a_warning(config: Path) -> None:
     (config.parent / "here.csv").write_text("x\n1\n", "utf-8")
     text = (

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.serve.config import AutoscalingPolicy
 from ray.serve.schema import ServeDeploySchema
 
 from thornback.cluster.config import ClusterConfig, GatewayConfig, load_config, parse_config
@@ -60,9 +61,10 @@ def test_arguments_hold_names_and_modules_alone(tmp_path: Path) -> None:
         "modules": ["my_tools"],
     }
     deployment = deployment_of(config)
-    assert (deployment["num_replicas"], deployment["max_ongoing_requests"]) == (2, 7)
+    assert deployment["num_replicas"] == 2
 
 
+COUNTED_IN_CALLS = {"max_ongoing_requests", "max_queued_requests"}
 EVERY_OPTION: dict[str, Any] = {
     "num_replicas": 3,
     "autoscaling_config": {
@@ -126,21 +128,45 @@ def test_there_is_an_example_of_every_option() -> None:
     assert {*EVERY_OPTION["ray_actor_options"], "runtime_env"} == ActorOptions.model_fields.keys()
 
 
-@pytest.mark.parametrize("option", EVERY_OPTION)
+@pytest.mark.parametrize("where", ["pool", "defaults"])
+def test_calls_are_counted_by_the_host_and_the_gateway_and_not_by_serve(
+    where: str, tmp_path: Path
+) -> None:
+    counts = {"max_ongoing_requests": 7, "max_queued_requests": 12}
+    deployment = deployment_of(config_of(tmp_path, **{where: counts}))
+    assert deployment["user_config"] == {"max_ongoing_requests": 7}
+    assert deployment["max_ongoing_requests"] >= 10_000
+    assert deployment["max_queued_requests"] == -1
+
+
+@pytest.mark.parametrize("option", sorted(EVERY_OPTION.keys() - COUNTED_IN_CALLS))
 def test_every_option_reaches_serve_under_its_name(option: str, tmp_path: Path) -> None:
     value = EVERY_OPTION[option]
     rendered = deployment_of(config_of(tmp_path, pool=with_company(option)))[option]
     if option == "ray_actor_options":
         del rendered["runtime_env"]
+    if option == "autoscaling_config":
+        del rendered["policy"]
     assert rendered == value
 
 
-@pytest.mark.parametrize("option", EVERY_OPTION)
+def test_a_pool_scales_by_our_policy_without_arguments_that_would_restart_it(
+    tmp_path: Path,
+) -> None:
+    policy = deployment_of(config_of(tmp_path))["autoscaling_config"]["policy"]
+    assert policy == {"policy_function": "thornback.deployments.autoscaling:calls"}
+    assert AutoscalingPolicy(**policy).get_policy().__name__ == "calls"
+    assert "autoscaling_config" not in deployment_of(config_of(tmp_path, pool={"num_replicas": 2}))
+
+
+@pytest.mark.parametrize("option", sorted(EVERY_OPTION.keys() - COUNTED_IN_CALLS))
 def test_every_option_may_stand_in_the_defaults_of_all_pools(option: str, tmp_path: Path) -> None:
     value = EVERY_OPTION[option]
     rendered = deployment_of(config_of(tmp_path, defaults=with_company(option)))[option]
     if option == "ray_actor_options":
         del rendered["runtime_env"]
+    if option == "autoscaling_config":
+        del rendered["policy"]
     assert rendered == value
 
 

@@ -5,9 +5,10 @@ import msgspec
 import pytest
 
 from thornback.cluster.actors import BlockingRegistryClient, RegistryClient
-from thornback.cluster.catalog import Catalog, PoolEntry
+from thornback.cluster.catalog import Catalog, PoolEntry, encode_entry
 from thornback.cluster.errors import RegistryUnavailable
 from thornback.cluster.news import FORMAT, Snapshot, encode
+from thornback.cluster.scaling import Scaled
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.environment import EXPECTED
 from thornback.deployments.status import Facts, assess, hear_registry, without_forks
@@ -51,6 +52,13 @@ def test_a_pool_at_zero_is_idle_and_the_cluster_healthy() -> None:
     assert status.pools["p"].state == "idle"
     assert list(status.pools) == ["p"], "neither the gateway nor applications of others"
     assert status.gateways[0].pid == 7
+
+
+def test_a_pool_says_when_and_why_its_size_changed() -> None:
+    event = Scaled("p", 1.5, 0, 1)
+    (decision,) = assess(CLUSTER, facts_of(decisions={"p": [event]})).pools["p"].decisions
+    assert (decision.at, decision.facts) == ("1970-01-01T00:00:01.500+00:00", event)
+    assert decision.text == "p 0→1: a call waits, from zero without delay"
 
 
 def test_replicas_are_counted_by_state() -> None:
@@ -134,21 +142,23 @@ def test_a_fork_server_that_is_gone_is_told(
 class Answers:
     """Stands for the handle of a registry, of this version or of another."""
 
-    def __init__(self, info: bytes, snapshot: bytes) -> None:
+    def __init__(self, info: bytes, snapshot: bytes, **later: object) -> None:
         self.info, self.snapshot = Method(info), Method(snapshot)
+        for method, answer in later.items():
+            setattr(self, method, Method(answer))
 
 
 class Method:
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, answer: object) -> None:
         self._answer = answer
 
-    async def remote(self) -> bytes:
+    async def remote(self, *arguments: object) -> object:
         return self._answer
 
 
-def heard(info: bytes, snapshot: bytes) -> Facts:
+def heard(info: bytes, snapshot: bytes, **later: object) -> Facts:
     client = RegistryClient("thornback.local")
-    client._handle = Answers(info, snapshot)
+    client._handle = Answers(info, snapshot, **later)
     facts = Facts()
     hear_registry(BlockingRegistryClient(client), facts)
     return facts
@@ -156,16 +166,21 @@ def heard(info: bytes, snapshot: bytes) -> Facts:
 
 INFO = b'{"pid":7,"node_id":"n","store_id":"sto_1","epoch":1,"number":9,"directory":"/d"}'
 SNAPSHOT = encode(Snapshot("sto_1", 1, 9, []))
+POOL_TEXT = (
+    "pools",
+    "text",
+    encode_entry(PoolEntry(name="text", application="thornback.local.text", modules=("m",))),
+)
 
 
 def test_a_registry_of_a_later_version_may_say_more() -> None:
-    facts = heard(INFO[:-1] + b',"colour":"blue"}', SNAPSHOT)
+    facts = heard(INFO[:-1] + b',"colour":"blue"}', SNAPSHOT, added_notes=[])
     assert (facts.registry_pid, facts.catalog.number, facts.problems) == (7, 9, [])
 
 
 @pytest.mark.parametrize("info", [b"{}", INFO.replace(b"7", b'"7"'), b"no JSON"])
 def test_what_a_registry_says_in_another_way_is_a_problem_and_no_crash(info: bytes) -> None:
-    facts = heard(info, SNAPSHOT)
+    facts = heard(info, SNAPSHOT, added_notes=[])
     assert (facts.registry_pid, facts.catalog.number) == (None, 9)
     (problem,) = facts.problems
     assert "this version cannot read what the registry answers" in problem
@@ -178,6 +193,22 @@ def test_a_catalog_in_another_form_is_a_problem_and_no_crash(snapshot: bytes) ->
     facts = heard(INFO, snapshot)
     assert (facts.registry_pid, facts.catalog) == (7, None)
     assert len(facts.problems) == 1
+
+
+@pytest.mark.parametrize("notes", [{}, {"added_notes": [[b'{"pool": 7}']]}])
+def test_changes_of_size_in_another_form_are_a_problem_and_no_crash(notes: dict[str, Any]) -> None:
+    facts = heard(INFO, encode(Snapshot("sto_1", 1, 9, [POOL_TEXT])), **notes)
+    assert facts.catalog is not None
+    assert facts.decisions == {}
+    (problem,) = facts.problems
+    assert "this version cannot read what the registry answers" in problem
+
+
+def test_changes_of_size_are_asked_for_with_the_catalog() -> None:
+    event = Scaled("text", 2.0, 1, 2)
+    notes = [[msgspec.json.encode(event)]]
+    facts = heard(INFO, encode(Snapshot("sto_1", 1, 9, [POOL_TEXT])), added_notes=notes)
+    assert (facts.decisions, facts.problems) == ({"text": [event]}, [])
 
 
 def test_a_registry_that_is_away_is_asked_once_and_told_once() -> None:

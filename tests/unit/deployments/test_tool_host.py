@@ -3,29 +3,40 @@
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 import msgspec
 import pytest
 
-from thornback.cluster.catalog import ToolSpec
+from tests.fakes import FakeClock
+from thornback.cluster.catalog import Batch, ToolSpec
 from thornback.cluster.messages import (
+    ALONE,
     WIRE_VERSION,
     Acknowledged,
     CallMessage,
     Complete,
     Event,
+    HostState,
     Outcome,
+    Parked,
     Partial,
     Progress,
     Refused,
+    Replies,
+    Send,
+    decode_call,
+    decode_replies,
     decode_reply,
+    decode_state,
     encode,
 )
 from thornback.cluster.principals import Principal
+from thornback.deployments.clock import Clock
 from thornback.deployments.event_stream import MAX_PARTIALS
+from thornback.deployments.outbox import INLINE_MAX_BYTES
 from thornback.deployments.tool_host import ReplicaFacts, ToolHost
 from thornback.tools import ToolContext, tool
 from thornback.tools.definition import Tool, tool_of
@@ -42,13 +53,12 @@ class Cluster:
         self.module = ModuleType("under_test")
         monkeypatch.setitem(sys.modules, "under_test", self.module)
         self.modules = ["under_test"]
-        self.slots = 4
         self.specs: list[ToolSpec] | None = None
         """What the registry answers; None: what the module declares."""
         self.registry_answers = asyncio.Event()
         self.registry_answers.set()
 
-    def host(self, *functions: Callable[..., Any]) -> ToolHost:
+    def host(self, *functions: Callable[..., Any], clock: Clock | None = None) -> ToolHost:
         self.module.__dict__.update({f.__name__: f for f in functions})
         self.module.__dict__["__all__"] = [f.__name__ for f in functions]
         declared = [tool_of(f).spec("pool") for f in functions]
@@ -62,7 +72,8 @@ class Cluster:
             "pool",
             self.modules,
             specs_of=specs_of,
-            replica=lambda: ReplicaFacts("replica-1", self.slots),
+            replica=lambda: ReplicaFacts("replica-1", "node-1"),
+            clock=clock,
         )
 
 
@@ -78,8 +89,49 @@ def message(name: str, remaining_s: float = PATIENCE_S, **fields: Any) -> bytes:
     return encode(msgspec.structs.replace(call, **fields))
 
 
+def opened(host: ToolHost, message: bytes) -> AsyncGenerator[bytes, None]:
+    """The stream that answers a send of one call, which has it to itself."""
+    call = decode_call(message)
+    return host.send(encode(Send(call.wire, "gwy_1", 0, [call], alone=True)))
+
+
+async def admitted(stream: AsyncGenerator[bytes, None]) -> Replies:
+    """The message that says the host runs the call."""
+    while not (replies := decode_replies(await anext(stream))).acknowledged:
+        pass
+    return replies
+
+
 async def replies_of(host: ToolHost, message: bytes) -> list[Reply]:
-    return [decode_reply(data) async for data in host.call(message)]
+    """What becomes of one call, its acknowledgement first."""
+    found: list[Reply] = []
+    async for data in opened(host, message):
+        message_ = decode_replies(data)
+        state = message_.host
+        found += [
+            Acknowledged(WIRE_VERSION, state.replica_id, state.running)
+            for _ in message_.acknowledged
+        ]
+        found += [reply for _, reply in message_.replies if not isinstance(reply, Parked)]
+    return found
+
+
+async def shared(host: ToolHost, *calls: bytes, gateway: str = "gwy_1") -> list[Replies]:
+    """The messages that answer calls which came together."""
+    send = Send(WIRE_VERSION, gateway, 0, [decode_call(call) for call in calls])
+    return [decode_replies(data) async for data in host.send(encode(send))]
+
+
+async def told(host: ToolHost, **fields: Any) -> HostState:
+    """Say something to a host that is no call."""
+    send = msgspec.structs.replace(Send(WIRE_VERSION, "gwy_1", 0), **fields)
+    states = [decode_replies(data).host async for data in host.send(encode(send))]
+    return states[-1]
+
+
+async def slots(host: ToolHost, number: int) -> ToolHost:
+    await host.reconfigure({"max_ongoing_requests": number})
+    return host
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -113,7 +165,8 @@ def test_a_call_is_acknowledged_and_then_answered(cluster: Cluster) -> None:
         return await replies_of(cluster.host(greet), message("greet", arguments=b'{"name":"ann"}'))
 
     first, last = run(calls())
-    assert first == Acknowledged(WIRE_VERSION, "replica-1", 1)
+    assert isinstance(first, Acknowledged)
+    assert first.replica_id == "replica-1"
     assert structured(last) == "hello ann"
 
 
@@ -192,8 +245,8 @@ def test_closing_the_stream_cancels_an_async_tool(cluster: Cluster) -> None:
         return ""
 
     async def calls() -> bool:
-        stream = cluster.host(waits).call(message("waits"))
-        await anext(stream)
+        stream = opened(cluster.host(waits), message("waits"))
+        await admitted(stream)
         await asyncio.sleep(0)  # lets the tool begin
         await stream.aclose()
         return await asyncio.to_thread(cancelled.wait, PATIENCE_S)
@@ -214,8 +267,8 @@ def test_closing_the_stream_is_seen_by_a_plain_function(cluster: Cluster) -> Non
         return ""
 
     async def calls() -> bool:
-        stream = cluster.host(works).call(message("works"))
-        await anext(stream)
+        stream = opened(cluster.host(works), message("works"))
+        await admitted(stream)
         await asyncio.to_thread(started.wait, PATIENCE_S)
         await stream.aclose()
         return await asyncio.to_thread(saw.wait, PATIENCE_S)
@@ -234,10 +287,9 @@ def test_a_thread_that_outlives_its_call_keeps_its_slot(cluster: Cluster) -> Non
         return "late"
 
     async def calls() -> tuple[Reply, Reply]:
-        cluster.slots = 1
-        host = cluster.host(stubborn)
-        stream = host.call(message("stubborn"))
-        await anext(stream)
+        host = await slots(cluster.host(stubborn), 1)
+        stream = opened(host, message("stubborn"))
+        await admitted(stream)
         await asyncio.to_thread(started.wait, PATIENCE_S)
         await stream.aclose()
         (refused,) = await replies_of(host, message("stubborn"))
@@ -253,14 +305,14 @@ def test_a_thread_that_outlives_its_call_keeps_its_slot(cluster: Cluster) -> Non
 
 async def greatest_lead(host: ToolHost, produced: list[int]) -> int:
     """How far the generator `numbers` gets ahead of a reader that begins late."""
-    stream = host.call(message("numbers"))
-    await anext(stream)
+    stream = opened(host, message("numbers"))
+    await admitted(stream)
     lead = read = 0
     while len(produced) < MAX_PARTIALS:  # noqa: ASYNC110  # it may run in a thread
         await asyncio.sleep(0.001)
     async for data in stream:
         lead = max(lead, len(produced) - read)
-        read += isinstance(decode_reply(data), Partial)
+        read += sum(isinstance(reply, Partial) for _, reply in decode_replies(data).replies)
     assert read == len(produced) == 2000
     return lead
 
@@ -418,3 +470,219 @@ def test_a_class_tool_is_closed_with_its_host(cluster: Cluster) -> None:
 
     assert structured(run(calls())) == 42
     assert closed.is_set()
+
+
+# --- calls that come together ---------------------------------------------------------------------
+
+
+@tool
+async def echo(text: str = "") -> str:
+    """Answer with the text it was given."""
+    return text
+
+
+async def warm(host: ToolHost) -> ToolHost:
+    """The host, once it has compared its tools with the catalog."""
+    await replies_of(host, message("echo"))
+    return host
+
+
+def named(name: str, number: int, **fields: Any) -> bytes:
+    return message(name, call_id=f"call_{number}", **fields)
+
+
+def test_what_is_over_at_once_travels_with_its_acknowledgement(cluster: Cluster) -> None:
+    async def calls() -> list[Replies]:
+        host = await warm(cluster.host(echo))
+        texts = [f'{{"text":"{n}"}}'.encode() for n in range(3)]
+        return await shared(host, *(named("echo", n, arguments=t) for n, t in enumerate(texts)))
+
+    (only,) = run(calls())
+    assert only.acknowledged == [0, 1, 2]
+    assert [(place, structured(reply)) for place, reply in only.replies] == [
+        (0, "0"),
+        (1, "1"),
+        (2, "2"),
+    ]
+    assert (only.host.replica_id, only.host.node_id) == ("replica-1", "node-1")
+
+
+def test_a_slow_call_holds_back_no_fast_one(cluster: Cluster) -> None:
+    async def calls() -> Replies:
+        host = await warm(cluster.host(echo, forever))
+        send = Send(
+            WIRE_VERSION,
+            "gwy_1",
+            0,
+            [decode_call(named("forever", 1)), decode_call(named("echo", 2))],
+        )
+        stream = host.send(encode(send))
+        first = decode_replies(await anext(stream))
+        await stream.aclose()
+        return first
+
+    first = run(calls())
+    assert [place for place, _ in first.replies] == [1]
+    assert first.host.running == 1
+
+
+def test_no_more_calls_are_admitted_than_there_are_slots(cluster: Cluster) -> None:
+    async def calls() -> list[Replies]:
+        host = await slots(await warm(cluster.host(echo, forever)), 2)
+        late = [named("forever", n, remaining_s=0.05) for n in range(3)]
+        return await shared(host, *late)
+
+    first, *_ = run(calls())
+    assert first.acknowledged == [0, 1]
+    assert first.replies == [(2, Refused(WIRE_VERSION, "pool.busy", ["pool", "1"]))]
+    assert (first.host.slots, first.host.free, first.host.running) == (2, 0, 2)
+
+
+def test_one_call_is_cancelled_and_its_neighbour_finishes(cluster: Cluster) -> None:
+    async def calls() -> tuple[HostState, list[Replies]]:
+        finish, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+        @tool
+        async def waits() -> str:
+            """Wait until it may finish."""
+            begun.release()
+            await finish.wait()
+            return "finished"
+
+        host = await warm(cluster.host(echo, waits))
+        both = asyncio.create_task(shared(host, named("waits", 1), named("waits", 2)))
+        await begun.acquire()
+        await begun.acquire()
+        await told(host, cancels=["call_1"])
+        await asyncio.sleep(0)
+        state = await told(host)
+        finish.set()
+        return state, await both
+
+    state, messages = run(calls())
+    assert state.running == 1
+    replies = dict(reply for message in messages for reply in message.replies)
+    assert replies[0] == Refused(WIRE_VERSION, "call.cancelled", [])
+    assert structured(replies[1]) == "finished"
+
+
+def test_a_generator_shares_no_stream(cluster: Cluster) -> None:
+    @tool
+    async def counts() -> AsyncIterator[int]:
+        """Count."""
+        yield 1
+
+    async def calls() -> list[Replies]:
+        return await shared(await warm(cluster.host(echo, counts)), message("counts"))
+
+    (refused,) = run(calls())
+    assert refused.acknowledged == []
+    assert refused.replies == [(0, Refused(WIRE_VERSION, ALONE, ["counts"]))]
+
+
+@pytest.mark.parametrize(("batch", "invocations"), [(None, [3]), (Batch(max_batch_size=2), [2, 1])])
+def test_calls_of_a_batch_tool_run_together_as_they_say_themselves(
+    cluster: Cluster, batch: Batch | None, invocations: list[int]
+) -> None:
+    sizes: list[int] = []
+
+    @tool(batch=Batch(max_batch_size=8, batch_wait_timeout_s=0.05))
+    async def double(number: list[int]) -> list[int]:
+        """Double."""
+        sizes.append(len(number))
+        return [2 * n for n in number]
+
+    async def calls() -> list[Replies]:
+        host = await warm(cluster.host(echo, double))
+        numbers = [f'{{"number":{n}}}'.encode() for n in range(3)]
+        said = [named("double", n, arguments=a, batch=batch) for n, a in enumerate(numbers)]
+        return await shared(host, *said)
+
+    replies = dict(reply for message in run(calls()) for reply in message.replies)
+    assert [structured(replies[place]) for place in range(3)] == [0, 2, 4]
+    assert sizes == invocations
+
+
+def test_a_host_says_since_when_it_is_there(cluster: Cluster) -> None:
+    async def age_s() -> float:
+        clock = FakeClock()
+        host = cluster.host(echo, clock=clock)
+        clock.advance(2.5)
+        return (await told(host)).age_s
+
+    assert run(age_s()) == 2.5
+
+
+def test_a_large_result_is_parked_until_it_is_fetched_and_spares_its_neighbour(
+    cluster: Cluster,
+) -> None:
+    @tool
+    async def large() -> str:
+        """Answer at length."""
+        return "x" * INLINE_MAX_BYTES
+
+    async def calls() -> tuple[Replies, bytes | None, bytes | None]:
+        host = await warm(cluster.host(echo, large))
+        (only,) = await shared(host, named("large", 1), named("echo", 2))
+        parked = dict(only.replies)[0]
+        assert isinstance(parked, Parked)
+        return only, await host.fetch(parked.value_id), await host.fetch(parked.value_id)
+
+    only, value, gone = run(calls())
+    assert structured(dict(only.replies)[1]) == ""
+    assert value is not None
+    assert structured(decode_reply(value)) == "x" * INLINE_MAX_BYTES
+    assert gone is None
+
+
+def test_a_gateway_learns_when_there_is_room(cluster: Cluster) -> None:
+    async def calls() -> HostState:
+        host = await slots(await warm(cluster.host(echo, forever)), 1)
+        stream = opened(host, message("forever"))
+        await admitted(stream)
+        waiting = asyncio.create_task(told(host, gateway="gwy_2", held=1, room_s=PATIENCE_S))
+        await asyncio.sleep(0)
+        await stream.aclose()
+        return await waiting
+
+    assert run(calls()).free == 1
+
+
+def test_slots_that_several_gateways_want_are_shared(cluster: Cluster) -> None:
+    async def calls() -> tuple[int, int, float]:
+        host = await slots(await warm(cluster.host(echo)), 4)
+        await host.beat("gwy_2", 10)
+        state = decode_state(await host.beat("gwy_1", 10))
+        return state.free, (await told(host, gateway="gwy_2", held=10)).free, host.load().running
+
+    assert run(calls()) == (2, 2, 0)
+
+
+def test_a_host_says_what_runs_and_what_gateways_hold(cluster: Cluster) -> None:
+    async def calls() -> tuple[int, dict[str, int]]:
+        host = await warm(cluster.host(echo, forever))
+        stream = opened(host, message("forever"))
+        await admitted(stream)
+        await host.beat("gwy_2", 7)
+        load = host.load()
+        await stream.aclose()
+        return load.running, load.held
+
+    assert run(calls()) == (1, {"gwy_2": 7})
+
+
+def test_a_gateway_of_the_wire_version_before_is_answered_as_it_expects(cluster: Cluster) -> None:
+    @tool
+    def items() -> Iterator[str]:
+        """Make one long item."""
+        yield "x" * INLINE_MAX_BYTES
+
+    async def calls() -> list[Reply]:
+        host = cluster.host(items)
+        stream = host.call(message("items", wire=1))
+        return [
+            reply async for data in stream if not isinstance(reply := decode_reply(data), Parked)
+        ]
+
+    replies = run(calls())
+    assert [type(reply) for reply in replies] == [Acknowledged, Partial, Complete]

@@ -1,0 +1,166 @@
+"""One call on its way from a gateway: its state, and what is known about why it waits.
+
+A call is `queued` until it is in a send, `sent` until a host admits it, then `acknowledged`, then
+`done`; that state decides what a failure means (`replicas`). A flight knows no replica: channels
+carry it and tell it what they hear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from typing import Protocol
+
+from thornback.cluster.catalog import PoolEntry
+from thornback.cluster.errors import (
+    NoReplica,
+    PoolBusy,
+    ReplicaLost,
+    ToolTimeout,
+    Unavailable,
+)
+from thornback.cluster.messages import (
+    WIRE_VERSION,
+    Acknowledged,
+    CallMessage,
+    Complete,
+    Event,
+    InputNeeded,
+    Outcome,
+    Progress,
+    Raised,
+    Refused,
+)
+from thornback.deployments.pool_health import ClusterFacts, Starting, diagnose
+from thornback.deployments.replicas import State
+
+PATIENCE_S = 1.0
+"""Seconds a call waits for a host to admit it before anybody asks why."""
+RETRY_AFTER_S = 1.0
+
+Emit = Callable[[Event], None]
+
+
+class Carrier(Protocol):
+    """Whatever has the flight now, and is told that nobody waits for it any more."""
+
+    def forget(self, flight: Flight) -> None: ...
+
+
+class Flight:
+    """One call, until it has an outcome."""
+
+    def __init__(
+        self, message: CallMessage, emit: Emit, entry: PoolEntry, facts: ClusterFacts
+    ) -> None:
+        self.message = message
+        self.emit = emit
+        self.state: State = "queued"
+        self.carrier: Carrier | None = None
+        self.alone = False
+        """Whether it needs a stream of its own."""
+        self._entry = entry
+        self._facts = facts
+        self._loop = asyncio.get_running_loop()
+        self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
+        self._limit: asyncio.Timeout
+        self._waits = Starting("no host took the call")
+        self._said_waiting = False
+        self._asking: asyncio.Task[None] | None = None
+
+    async def land(self) -> Outcome:
+        """Wait for the outcome, as long as the call may wait and then as long as it may run.
+
+        Raises:
+            Unavailable: nobody took the call, or its host died.
+            ToolTimeout: it was still running at its deadline.
+        """
+        patience = self._loop.call_later(PATIENCE_S, self._ask_why)
+        try:
+            async with asyncio.timeout(self.message.queue_timeout_s) as self._limit:
+                return await self._outcome
+        except TimeoutError:
+            raise self._too_late() from None
+        finally:
+            patience.cancel()
+            if self._asking is not None:
+                self._asking.cancel()
+            carrier, over, self.state = self.carrier, self.state == "done", "done"
+            if carrier is not None and not over:
+                carrier.forget(self)
+
+    # --- what channels hear -----------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.state == "done"
+
+    def acknowledged(self, event: Acknowledged) -> None:
+        """A host admitted it: its time begins."""
+        if self.state != "done":
+            self.state = "acknowledged"
+            if not self._limit.expired():
+                self._limit.reschedule(self._loop.time() + self.message.remaining_s)
+            self.emit(event)
+
+    def hear(self, reply: Event | Outcome) -> None:
+        """Its host said something."""
+        if self.state == "done":
+            return
+        if isinstance(reply, (Complete, InputNeeded, Raised, Refused)):
+            self.state = "done"
+            if not self._outcome.done():
+                self._outcome.set_result(reply)
+        else:
+            self.emit(reply)
+
+    def lost(self) -> None:
+        """The replica that had it is gone."""
+        self.fail(ReplicaLost(self._entry.name, self.message.tool))
+
+    def fail(self, error: Unavailable) -> None:
+        if self.state != "done":
+            self.state = "done"
+            if not self._outcome.done():
+                self._outcome.set_exception(error)
+
+    # --- a call that waits ------------------------------------------------------------------------
+
+    def waits(self, why: Starting) -> None:
+        """What it waits for is known; its client is told once, if it asked for progress."""
+        self._waits = why
+        if self.message.progress and not self._said_waiting:
+            self._said_waiting = True
+            until = "have room" if why.busy else "start"
+            text = f"waiting for a replica of pool {self._entry.name} to {until}: {why.why}"
+            self.emit(Progress(WIRE_VERSION, 0.0, None, text))
+
+    def _ask_why(self) -> None:
+        if self.state in ("queued", "sent"):
+            # Not of the request's context: Serve would end what it is asked with the request.
+            asking = self._keep_asking()
+            self._asking = self._loop.create_task(asking, context=contextvars.Context())
+
+    async def _keep_asking(self) -> None:
+        while self.state in ("queued", "sent"):
+            diagnosis = diagnose(self._entry, await self._facts.now())
+            if self.state not in ("queued", "sent"):
+                return
+            if not isinstance(diagnosis, Starting):
+                carrier = self.carrier
+                self.fail(diagnosis)
+                if carrier is not None:
+                    carrier.forget(self)
+                return
+            self.waits(diagnosis)
+            await asyncio.sleep(PATIENCE_S)
+
+    def _too_late(self) -> Unavailable | ToolTimeout:
+        """What the deadline means, from how far the call came."""
+        if self.state not in ("queued", "sent"):
+            return ToolTimeout(self.message.tool, self.message.remaining_s)
+        if self._waits.busy:
+            return PoolBusy(self._entry.name, RETRY_AFTER_S)
+        return NoReplica(self._entry.name, self._waits.why, RETRY_AFTER_S)

@@ -1,0 +1,141 @@
+"""One call on the replica that runs it: admitted or refused, run, over.
+
+Whatever happens to it ends as one reply in its send's outbox; the calls beside it learn nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from thornback.cluster.errors import ThornbackError, ToolBug, ToolTimeout
+from thornback.cluster.ids import new_id
+from thornback.cluster.messages import (
+    ALONE,
+    WIRE_VERSION,
+    CallMessage,
+    Complete,
+    Outcome,
+    Refused,
+)
+from thornback.cluster.protocol import error_result
+from thornback.deployments.batcher import Batcher
+from thornback.deployments.call_book import CallBook
+from thornback.deployments.counted_threads import CountedThreads
+from thornback.deployments.outbox import Outbox
+from thornback.deployments.pool_tools import PoolTools
+from thornback.tools.context import ToolContext
+from thornback.tools.definition import Tool
+from thornback.tools.runner import run
+
+logger = logging.getLogger(__name__)
+
+CANCELLED = Refused(WIRE_VERSION, "call.cancelled", [])
+"""What becomes of a call that its gateway gave up; nobody reads it."""
+
+
+class Workplace(NamedTuple):
+    """What the calls of a replica share."""
+
+    pool: str
+    tools: PoolTools
+    threads: CountedThreads
+    batcher: Batcher
+    running: dict[str, HostedCall]
+    """Calls that were admitted and are not over, by `call_id`."""
+    book: Callable[[], CallBook]
+    """The slots, counted now."""
+    freed: Callable[[], None]
+    """Called when a call gives its slot back."""
+
+
+class HostedCall:
+    """A call, from its arrival to its outcome."""
+
+    def __init__(
+        self,
+        call: CallMessage,
+        place: int,
+        gateway: str,
+        alone: bool,
+        outbox: Outbox,
+        workplace: Workplace,
+    ) -> None:
+        """
+        Args:
+            place: Where it stands in its send.
+            alone: Whether it has the stream of its send to itself.
+        """
+        self._call = call
+        self._place = place
+        self._gateway = gateway
+        self._alone = alone
+        self._outbox = outbox
+        self._at = workplace
+        self._context: ToolContext | None = None
+        self.in_thread = False
+        """Whether it takes one of the counted threads; a batch has one for all its calls."""
+        self._task = asyncio.create_task(self._live())
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        if self._context is not None:
+            self._context.cancel()
+        self._task.cancel()
+
+    async def _live(self) -> None:
+        call, tools = self._call, self._at.tools
+        tool = tools.ready(f"{call.tool}@{call.version}") or await tools.find(call)
+        if not isinstance(tool, Refused) and (refused := self._refused(tool)) is not None:
+            tool = refused
+        if isinstance(tool, Refused):
+            self._outbox.finish(self._place, tool)
+            return
+        self._outbox.acknowledge(self._place)
+        events = self._outbox.events_of(self._place)
+        outcome: Outcome = CANCELLED
+        self._at.running[call.call_id] = self
+        try:
+            self._context = ToolContext.of(call, events)
+            outcome = await self._run(tool, self._context)
+        finally:
+            del self._at.running[call.call_id]
+            self._at.book().done(self._gateway)
+            self._outbox.finish(self._place, outcome, events)
+            events.close()
+            self._at.freed()
+
+    def _refused(self, tool: Tool) -> Refused | None:
+        """Why the call gets no slot; None: it has one."""
+        streams = tool.kind in ("generator", "async generator")
+        if streams and not self._alone:
+            return Refused(WIRE_VERSION, ALONE, [self._call.tool])
+        if not self._at.book().admit(self._gateway):
+            return Refused(WIRE_VERSION, "pool.busy", [self._at.pool, "1"])
+        self.in_thread = tool.batch is None and tool.kind in ("plain", "generator")
+        return None
+
+    async def _run(self, tool: Tool, context: ToolContext) -> Outcome:
+        call = self._call
+        try:
+            async with asyncio.timeout(call.remaining_s):
+                if tool.batch is None:
+                    return await run(tool, call.arguments, context, self._at.threads)
+                return await self._at.batcher.run(
+                    tool, call.arguments, context, call.batch, call.repeatable
+                )
+        except TimeoutError:
+            return _failed(ToolTimeout(call.tool, round(call.remaining_s, 1)))
+        except Exception:  # a bug of ours; the caller gets an answer all the same
+            error_id = new_id("err")
+            logger.exception("running %s failed (%s)", call.tool, error_id)
+            return _failed(ToolBug(call.tool, error_id))
+
+
+def _failed(error: ThornbackError) -> Complete:
+    result = msgspec.json.encode(error_result(error))
+    return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
