@@ -119,6 +119,17 @@ def die(code: int = 1) -> None:
     os._exit(code)
 
 
+@tool(timeout_s=60, idempotent=False)
+async def last_words(key: str) -> None:
+    """Leave a line and end the process that runs this call, before it has said anything.
+
+    Args:
+        key: The line to leave.
+    """
+    leave(key)
+    os._exit(1)
+
+
 @tool(timeout_s=60, read_only=True)
 def large(size_bytes: int) -> str:
     """Return a text of this size.

@@ -7,10 +7,14 @@ import hashlib
 import json
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.on_ray.faults.hurt_cluster import HurtCluster
 from tests.on_ray.faults.killing import VICTIMS, WHOLE_S, kill_under_load
+from tests.on_ray.faults.load import until
+
+LAST_WORDS = ["last words 1", "last words 2", "last words 3"]
 
 
 @pytest.mark.parametrize("name", VICTIMS)
@@ -28,6 +32,23 @@ def test_a_killed_registry_comes_back_as_it_was_and_changes_go_on(hurt: HurtClus
     assert after["store_id"] == before["store_id"]
     assert (after["epoch"], after["number"]) == (before["epoch"] + 1, before["number"])
     asyncio.run(put_and_read(hurt, b"written after the kill"))
+
+
+def test_a_call_whose_host_dies_before_it_is_heard_of_runs_once(hurt: HurtCluster) -> None:
+    hosts = len(hurt.pids("effects"))
+
+    def is_whole() -> bool:
+        return sum(map(psutil.pid_exists, hurt.pids("effects"))) == hosts
+
+    async def scenario() -> None:
+        for key in LAST_WORDS:
+            answer = await hurt.front().ask(hurt.front().tool("last_words", {"key": key}))
+            assert answer.result["_meta"]["io.thornback/error"]["code"] == "pool.replica_lost"
+            await until(is_whole, WHOLE_S)
+
+    asyncio.run(scenario())
+    lines = hurt.effects_file.read_text("utf-8").splitlines()
+    assert [line for line in lines if line in LAST_WORDS] == LAST_WORDS
 
 
 def catalog_of(hurt: HurtCluster) -> dict[str, Any]:
