@@ -69,8 +69,10 @@ def test_what_a_package_needs_must_be_there_too(
     # No index of this machine's configuration either.
     variables = (("PIP_CONFIG_FILE", "/dev/null"), ("PIP_FIND_LINKS", str(tmp_path)))
     asked = Packages("pip", ("needy",), ("--no-index",), variables)
-    missing = f"No matching distribution found for {needed} (from needy)"
-    assert why_not_to_be_had(asked) == (None if is_there else missing)
+    why = why_not_to_be_had(asked) or "nothing"
+    # Newer pips go on with what asked for it.
+    words = "nothing" if is_there else f"No matching distribution found for {needed}"
+    assert why.startswith(words)
 
 
 def make_wheel(folder: Path, name: str, requirements: str) -> None:
