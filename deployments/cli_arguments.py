@@ -19,7 +19,7 @@ def arguments_of(words: Sequence[str], schema: dict[str, Any], read: ReadFile) -
     Args:
         words: `key=value`; `key=@file` takes the value from a file; an array may be JSON, or the
             same key again for each item.
-        schema: The tool's input schema.
+        schema: The tool's input schema; `{}` where it is not known.
         read: From the name of a file to its text.
 
     Raises:

@@ -119,13 +119,21 @@ def _arguments(client: McpClient, tool: str, words: list[str]) -> dict[str, Any]
         return {}
     if words == ["-"] or (len(words) == 1 and words[0].lstrip().startswith("{")):
         return _json_object(sys.stdin.read() if words == ["-"] else words[0])
-    entry = tool_named(tool, list(client.pages("tools/list", "tools")))
     try:
-        found = arguments_of(words, entry["inputSchema"], _read_text)
+        found = arguments_of(words, _schema_of(client, tool), _read_text)
         json.dumps(found, allow_nan=False)
         return found
     except (ValueError, RecursionError) as error:
         raise typer.BadParameter(str(error), param_hint="arguments") from error
+
+
+def _schema_of(client: McpClient, tool: str) -> dict[str, Any]:
+    """The input schema of `tool`; `{}` where the list does not have it.
+
+    What is not listed may still be called, and why it is gone is for the cluster to say.
+    """
+    listed = client.pages("tools/list", "tools")
+    return next((entry["inputSchema"] for entry in listed if entry["name"] == tool), {})
 
 
 def _json_object(text: str) -> dict[str, Any]:

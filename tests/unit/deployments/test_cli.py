@@ -134,6 +134,22 @@ def test_an_error_of_the_cluster_is_one_line(run: Run) -> None:
     assert done.stderr == "thornback: Unknown tool: ecko (did you mean echo?)\n"
 
 
+def test_of_a_tool_that_is_not_listed_the_cluster_says_why(run: Run) -> None:
+    why = "Pool sick cannot load brokenmod: ModuleNotFoundError: No module named 'gone'"
+    lost = run("call", "lost", "name=z", tools_call={"error": {"code": -32603, "message": why}})
+    assert (lost.exit_code, lost.stderr) == (1, f"thornback: {why}\n")
+
+
+def test_an_unlisted_tool_is_called_with_words_read_as_json_or_text(
+    run: Run, asked: list[dict[str, Any]]
+) -> None:
+    words = ["text=hello", "count=3", "deep={}"]
+    done = run("call", "unlisted", *words, tools_call={"result": TEXT})
+    assert (done.exit_code, done.stdout) == (0, "hello\n")
+    arguments = {"text": "hello", "count": 3, "deep": {}}
+    assert asked[-1]["params"]["arguments"] == arguments
+
+
 @pytest.mark.parametrize(
     "words", [["loose"], ["[1]"], ['{"a":'], ['{"text": NaN}'], ['{"text": 1e999}'], ["x=NaN"]]
 )
