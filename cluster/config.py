@@ -45,6 +45,8 @@ Attempts = Annotated[int, Field(ge=1, le=5), NUMBER]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 DEFAULT_CONFIG = "local"
+GATEWAY_APP = "gateway"
+"""What a pool cannot be called: beside the pools' applications there is one of this name."""
 LOOPBACK_NAMES = ("localhost",)
 
 
@@ -213,6 +215,8 @@ class ClusterConfig(ConfigModel):
     def _whole(self) -> ClusterConfig:
         if not self.modules and not self.pools:
             raise ValueError("nothing to run: name tool modules under pools or modules")
+        if GATEWAY_APP in self.pools:
+            raise ValueError(f"no pool can be called {GATEWAY_APP}: Thornback's own gateway is")
         seen: dict[str, str] = {}
         for pool, config in self.pools.items():
             for module in config.tools:

@@ -79,6 +79,19 @@ class SchemaCheck:
             lines.append(f"and {'at least ' if left_out == 1000 else ''}{left_out} more")
         return lines
 
+    def arguments(self, given: Any) -> tuple[Any, list[str]]:
+        """The arguments of a call as its tool gets them, and why they do not fit; [] if they do.
+
+        Providers' strict modes make every parameter required and have the model write null for one
+        that it leaves out; where that is all that does not fit, it is read as left out.
+        """
+        misfits = self.misfits(given)
+        if misfits and isinstance(given, dict):
+            rest = {name: value for name, value in given.items() if value is not None}
+            if len(rest) < len(given) and not self.misfits(rest):
+                return rest, []
+        return given, misfits
+
     def _first_misfit(self, value: Any) -> list[str]:
         if not self._has_branches:  # a branch that fails brings along every misfit below it
             try:

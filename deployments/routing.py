@@ -152,11 +152,7 @@ class RoutingEngine:
         return await self._attempt(call, spec, pool, reports, timeout_s, queue_timeout_s)
 
     async def _fitting(self, spec: ToolSpec, arguments: bytes) -> bytes:
-        """The arguments, once they fit the tool's input schema.
-
-        Providers' strict modes make every parameter required and have the model write null for one
-        that it leaves out; where that is all that does not fit, it is read as left out.
-        """
+        """The arguments as the tool gets them, once they fit its input schema."""
         try:
             check = await self._checks.of(spec)
         except ValueError as error:
@@ -167,14 +163,10 @@ class RoutingEngine:
             value = msgspec.json.decode(arguments)
         except msgspec.DecodeError as error:
             raise InvalidArguments(spec.name, [f"(top): not JSON: {shown(str(error))}"]) from None
-        misfits = check.misfits(value)
-        if not misfits:
-            return arguments
-        if isinstance(value, dict):
-            given = {name: item for name, item in value.items() if item is not None}
-            if len(given) < len(value) and not check.misfits(given):
-                return msgspec.json.encode(given)
-        raise InvalidArguments(spec.name, misfits)
+        fitting, misfits = check.arguments(value)
+        if misfits:
+            raise InvalidArguments(spec.name, misfits)
+        return arguments if fitting is value else msgspec.json.encode(fitting)
 
     async def _attempt(
         self,

@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from thornback.cluster.catalog import ToolSpec
-from thornback.cluster.config import ClusterConfig, PoolConfig
+from thornback.cluster.config import GATEWAY_APP, ClusterConfig, PoolConfig
 from thornback.cluster.settings import effective_pool
 from thornback.deployments.module_source import ModuleSource, source_of
 
 GATEWAY_DEPLOYMENT = "Gateway"
 POOL_DEPLOYMENT = "ToolHost"
-GATEWAY_APP = "gateway"
 PROXY_LOCATION = "EveryNode"
 MAX_NAME = 40
 AUTOSCALING_POLICY = "thornback.deployments.autoscaling:calls"

@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from thornback.cluster.catalog import encode_entry
-from thornback.cluster.config import ClusterConfig
+from thornback.cluster.config import GATEWAY_APP, ClusterConfig
 from thornback.cluster.errors import LaunchError
 from thornback.deployments.apply import (
     all_as_wanted,
@@ -27,14 +27,13 @@ from thornback.deployments.apply import (
 )
 from thornback.deployments.cluster_file import ClusterFile, write_cluster_file
 from thornback.deployments.contents import config_entries
-from thornback.deployments.dashboard import Dashboard
+from thornback.deployments.dashboard import Dashboard, serve_now
 from thornback.deployments.example_call import example_call
 from thornback.deployments.import_reports import forget_others, keep_report
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.packages import Asked
 from thornback.deployments.pool_news import PoolNews, failure_of, pool_news
 from thornback.deployments.serve_config import (
-    GATEWAY_APP,
     PROXY_LOCATION,
     PoolPlan,
     application_name,
@@ -210,13 +209,10 @@ def unchanged(
     """The running cluster, if this config is what was applied last and all of it is there."""
     if config.modules or cluster.applied != applied_digest(config, plans):
         return None
-    dashboard = Dashboard(cluster.dashboard_url, cluster.token)
     try:
-        details = dashboard.serve_details()
+        details = serve_now(cluster.dashboard_url, cluster.token)
     except LaunchError:
         return None
-    finally:
-        dashboard.close()
     running = running_applications(config, details)
     if not all_as_wanted(running, rendered(config, plans)) or not _is_ready(config):
         return None

@@ -16,10 +16,11 @@ import msgspec
 import psutil
 
 from thornback.cluster.catalog import Catalog, PoolEntry
+from thornback.cluster.config import GATEWAY_APP
 from thornback.cluster.errors import LaunchError, RegistryUnavailable, StoreError
 from thornback.cluster.scaling import Scaled
 from thornback.deployments.cluster_file import ClusterFile
-from thornback.deployments.dashboard import Dashboard
+from thornback.deployments.dashboard import serve_now
 from thornback.deployments.discovery import lacking, node_resources
 from thornback.deployments.environment import EXPECTED, missing_settings
 from thornback.deployments.front import uncorrected
@@ -28,8 +29,9 @@ from thornback.deployments.pool_news import pool_news, replicas_of
 from thornback.deployments.process_start import FORK_SERVER
 from thornback.deployments.ray_driver import join, leave
 from thornback.deployments.ray_failures import in_words
+from thornback.deployments.ray_process import parts_gone
 from thornback.deployments.scaling_events import last_events
-from thornback.deployments.serve_config import GATEWAY_APP, POOL_DEPLOYMENT
+from thornback.deployments.serve_config import POOL_DEPLOYMENT
 
 if TYPE_CHECKING:
     from thornback.cluster.actors import RegistryInfo
@@ -235,13 +237,16 @@ def _replica(details: Mapping[str, Any]) -> Replica:
 def gather(cluster: ClusterFile) -> Facts:
     """Ask the dashboard, the registry and the hosts."""
     facts = Facts()
-    dashboard = Dashboard(cluster.dashboard_url, cluster.token)
-    try:
-        facts.details = dashboard.serve_details()
-    except LaunchError as error:
-        facts.problems.append(str(error))
-    finally:
-        dashboard.close()
+    if parts_gone(cluster):
+        facts.problems.append(
+            "Ray's dashboard is gone: tools go on, but nothing can be deployed or seen of them, "
+            "until `thornback down` and `thornback up`"
+        )
+    else:
+        try:
+            facts.details = serve_now(cluster.dashboard_url, cluster.token)
+        except LaunchError as error:
+            facts.problems.append(str(error))
     try:
         with in_words(cluster.temp_dir):
             join(cluster)

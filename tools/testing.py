@@ -100,8 +100,9 @@ def _listed(tool: Tool) -> types.Tool:
 async def _call(
     tool: Tool, ctx: ServerRequestContext[Any], params: types.CallToolRequestParams
 ) -> types.CallToolResult | types.InputRequiredResult:
-    arguments = params.arguments or {}
-    if misfits := SchemaCheck.compile(tool.input_schema).misfits(arguments):
+    check = SchemaCheck.compile(tool.input_schema)
+    arguments, misfits = check.arguments(params.arguments or {})
+    if misfits:
         refusal = error_result(InvalidArguments(tool.name, misfits))
         return types.CallToolResult.model_validate(refusal)
     async with _forwarded(ctx) as emit:

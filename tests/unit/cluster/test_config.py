@@ -168,6 +168,11 @@ def test_the_same_module_in_pools_and_modules_is_refused(tmp_path: Path) -> None
     assert "modules and pools.p both name a.module" in told
 
 
+def test_a_pool_cannot_have_the_name_of_thornbacks_own_application(tmp_path: Path) -> None:
+    told = refusal(tmp_path, "pools: {gateway: {tools: [a.module]}}")
+    assert told.endswith("no pool can be called gateway: Thornback's own gateway is")
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
 def test_an_open_address_without_callers_is_refused(tmp_path: Path, host: str) -> None:
     assert "allow_anonymous" in refusal(tmp_path, POOL + f"gateway: {{host: '{host}'}}")

@@ -27,6 +27,12 @@ def greet(ctx: ToolContext, loudly: bool = False) -> str:
 
 
 @tool
+def shout(text: str, times: int = 2) -> str:
+    """Say it several times."""
+    return text * times
+
+
+@tool
 def refusing() -> str:
     """Refuse."""
     raise MissingCapability({"sampling": {}})
@@ -87,6 +93,12 @@ def test_arguments_are_checked_as_by_the_gateway() -> None:
     result = with_client(lambda c: c.call_tool("greet", {"loudly": "very"}), greet)
     assert result.is_error
     assert "loudly: expected boolean" in result.content[0].text
+
+
+def test_null_for_an_optional_parameter_is_read_as_left_out_as_by_the_gateway() -> None:
+    result = with_client(lambda c: c.call_tool("shout", {"text": "a", "times": None}), shout)
+    assert not result.is_error
+    assert result.content[0].text == "aa"
 
 
 @pytest.mark.parametrize(("name", "code"), [("nothing", -32602), ("refusing", -32021)])
