@@ -551,3 +551,8 @@ def shown(text: str, limit: int = 80) -> str:
     """A caller's own text, made safe to repeat: one line, printable, at most `limit` characters."""
     safe = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: limit + 1])
     return safe if len(safe) <= limit else safe[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def sendable(text: str) -> str:
+    """A text that has a form in UTF-8: lone surrogates, as in odd file names, become `\\udce9`."""
+    return str.encode(text, "utf-8", "backslashreplace").decode()

@@ -30,6 +30,7 @@ from thornback.cluster.errors import (
     UnknownResource,
     UnknownTool,
     UnsupportedVersion,
+    sendable,
 )
 
 MAX_DEPTH = 128
@@ -259,7 +260,7 @@ def rpc_error(error: ThornbackError) -> RpcError:
         status, headers = error.status, dict(error.headers)
     elif status == 503 and (retry_after_s := _retry_after_s(error)) is not None:
         headers = {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
-    return RpcError(number, str(error), _data_of(error), status, headers)
+    return RpcError(number, sendable(str(error)), _data_of(error), status, headers)
 
 
 def internal_error(error_id: str) -> RpcError:
@@ -283,7 +284,7 @@ def error_result(error: ThornbackError) -> dict[str, Any]:
     if (retry_after_s := _retry_after_s(error)) is not None:
         said["retryAfterS"] = retry_after_s
     return {
-        "content": [{"type": "text", "text": str(error) or "The tool failed"}],
+        "content": [{"type": "text", "text": sendable(str(error)) or "The tool failed"}],
         "isError": True,
         "_meta": {ERROR_META: said},
     }

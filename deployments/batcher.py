@@ -250,6 +250,10 @@ class _Queue:
         finally:
             self.running.discard(invocation)
         if invocation.task.cancelled():
+            # By its calls, all of which are over then; or by the tool itself.
+            for call in calls:
+                if not call.outcome.done():
+                    call.finish(self._cancelled_itself(call))
             return None
         try:
             outcomes = invocation.task.result()
@@ -258,6 +262,13 @@ class _Queue:
         for call, outcome in zip(calls, outcomes, strict=True):
             call.finish(outcome)
         return None
+
+    def _cancelled_itself(self, call: _Call) -> Complete:
+        error_id = new_id("err")
+        logger.error(
+            "%s cancelled itself (%s, call %s)", self.tool.name, error_id, call.ctx.call_id
+        )
+        return _failed(ToolBug(self.tool.name, error_id))
 
 
 def _failed(error: ToolFailure) -> Complete:

@@ -65,6 +65,8 @@ class Flight:
         self._loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
         self._limit: asyncio.Timeout
+        self._limit_s = message.queue_timeout_s
+        """Seconds until the limit, from when it was set."""
         self._waits = Starting("no host took the call")
         self._said_waiting = False
         self._asking: asyncio.Task[None] | None = None
@@ -101,9 +103,18 @@ class Flight:
         """A host admitted it: its time begins."""
         if self.state != "done":
             self.state = "acknowledged"
-            if not self._limit.expired():
-                self._limit.reschedule(self._loop.time() + self.message.remaining_s)
+            self._begins()
             self.emit(event)
+
+    def unanswered(self) -> None:
+        """Its host has not said in time whether it admits it: it may run, and its time begins."""
+        if self.state == "sent":
+            self._begins()
+
+    def _begins(self) -> None:
+        if not self._limit.expired():
+            self._limit_s = self.message.remaining_s
+            self._limit.reschedule(self._loop.time() + self._limit_s)
 
     def hear(self, reply: Event | Outcome) -> None:
         """Its host said something."""
@@ -159,8 +170,8 @@ class Flight:
 
     def _too_late(self) -> Unavailable | ToolTimeout:
         """What the deadline means, from how far the call came."""
-        if self.state not in ("queued", "sent"):
-            return ToolTimeout(self.message.tool, self.message.remaining_s)
+        if self.state != "queued":  # also one that was sent and not admitted may have run
+            return ToolTimeout(self.message.tool, self._limit_s)
         if self._waits.busy:
             return PoolBusy(self._entry.name, RETRY_AFTER_S)
         return NoReplica(self._entry.name, self._waits.why, RETRY_AFTER_S)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from thornback.cluster.errors import ThornbackError, ToolBug, ToolTimeout
+from thornback.cluster.errors import CallCancelled, ThornbackError, ToolBug, ToolTimeout
 from thornback.cluster.ids import new_id
 from thornback.cluster.messages import (
     ALONE,
@@ -33,9 +33,6 @@ from thornback.tools.definition import Tool
 from thornback.tools.runner import run
 
 logger = logging.getLogger(__name__)
-
-CANCELLED = Refused(WIRE_VERSION, "call.cancelled", [])
-"""What becomes of a call that its gateway gave up; nobody reads it."""
 
 
 class Workplace(NamedTuple):
@@ -77,12 +74,15 @@ class HostedCall:
         self._outbox = outbox
         self._at = workplace
         self._context: ToolContext | None = None
+        self._given_up = False
+        """Whether nobody waits for it any more."""
         self.in_thread = False
         """Whether it takes one of the counted threads; a batch has one for all its calls."""
         self._task = asyncio.create_task(self._live())
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
+        self._given_up = True
         if self._context is not None:
             self._context.cancel()
         self._task.cancel()
@@ -97,7 +97,7 @@ class HostedCall:
             return
         self._outbox.acknowledge(self._place)
         events = self._outbox.events_of(self._place)
-        outcome: Outcome = CANCELLED
+        outcome: Outcome | None = None
         self._at.running[call.call_id] = self
         try:
             self._context = ToolContext.of(call, events)
@@ -105,6 +105,8 @@ class HostedCall:
         finally:
             del self._at.running[call.call_id]
             self._at.book().done(self._gateway)
+            # Of a call that was given up nobody reads it.
+            outcome = outcome or _failed(CallCancelled(call.tool))
             self._outbox.finish(self._place, outcome, events)
             events.close()
             self._at.freed()
@@ -130,10 +132,17 @@ class HostedCall:
                 )
         except TimeoutError:
             return _failed(ToolTimeout(call.tool, round(call.remaining_s, 1)))
+        except asyncio.CancelledError:
+            if self._given_up:
+                raise
+            return self._bug("cancelled itself")  # an async tool runs in this very task
         except Exception:  # a bug of ours; the caller gets an answer all the same
-            error_id = new_id("err")
-            logger.exception("running %s failed (%s)", call.tool, error_id)
-            return _failed(ToolBug(call.tool, error_id))
+            return self._bug("could not be run")
+
+    def _bug(self, what: str) -> Outcome:
+        error_id = new_id("err")
+        logger.exception("%s %s (%s, call %s)", self._call.tool, what, error_id, self._call.call_id)
+        return _failed(ToolBug(self._call.tool, error_id))
 
 
 def _failed(error: ThornbackError) -> Complete:

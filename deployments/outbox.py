@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from thornback.cluster.errors import ResultTooLarge
+from thornback.cluster.errors import ResultTooLarge, ToolBug
+from thornback.cluster.ids import new_id
 from thornback.cluster.messages import (
     WIRE_VERSION,
     Complete,
@@ -116,13 +117,34 @@ class Outbox:
             self._put(place, event)
 
     def _put(self, place: int, reply: Event | Outcome) -> None:
-        data = encode(reply)
+        data = self._encoded(place, reply)
+        if data is None:
+            return
         if self._parked is not None and len(data) > INLINE_MAX_BYTES:
             carried = self._carried(self._parked, place, reply, data)
             if carried is None:
                 return
             data = encode(carried)
         self._ready.append((place, data))
+
+    def _encoded(self, place: int, reply: Event | Outcome) -> bytes | None:
+        """A reply on the wire, or what goes in its place where it has no form there; None: nothing.
+
+        The other calls of its message must not suffer.
+        """
+        try:
+            return encode(reply)
+        except Exception:
+            return self._unsendable(place, reply)
+
+    def _unsendable(self, place: int, reply: Event | Outcome) -> bytes | None:
+        tool, error_id = self._tools[place], new_id("err")
+        logger.exception("what %s said cannot be sent (%s)", tool, error_id)
+        if isinstance(reply, Event):
+            return None
+        error = ToolBug(tool, error_id)
+        result = msgspec.json.encode(error_result(error))
+        return encode(Complete(WIRE_VERSION, result, is_error=True, error_code=error.code))
 
     def _carried(
         self, parked: ParkedValues, place: int, reply: Event | Outcome, data: bytes

@@ -284,6 +284,8 @@ class Sending:
                 repeatable = flight.message.repeatable
                 if fate_when_late(flight.state, repeatable=repeatable, others=others) == "lost":
                     flight.lost()
+                else:
+                    flight.unanswered()
         pool.flow()
 
     def _fail(self, fault: Fault) -> None:

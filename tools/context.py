@@ -7,17 +7,18 @@ construction, on the thread that reports; carrying them further is the host's bu
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_args, overload
+from typing import Any, SupportsFloat, TypeVar, get_args, overload
 
 import jsonschema_rs
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
 from pydantic_core import to_json
 
-from thornback.cluster.errors import CallCancelled, MissingCapability, ToolTimeout
+from thornback.cluster.errors import CallCancelled, MissingCapability, ToolTimeout, sendable
 from thornback.cluster.messages import (
     WIRE_VERSION,
     CallMessage,
@@ -165,12 +166,26 @@ class ToolContext:
     def progress(
         self, progress: float, total: float | None = None, message: str | None = None
     ) -> None:
-        """Say how far the call is. What does not increase is dropped, as MCP wants it."""
+        """Say how far the call is. What does not increase is dropped, as MCP wants it.
+
+        Args:
+            progress: Any number; a numpy one, too.
+            total: What it will come to; None: not known.
+            message: What is being done.
+
+        Raises:
+            TypeError: if a number is none, or the message is no text.
+        """
+        reached = _number("progress", progress)
+        whole = None if total is None else _number("total", total)
+        said = None if message is None else _text("message", message)
         with self._lock:
-            if not self._progress_wanted or not self._progress < progress < float("inf"):
+            if not self._progress_wanted or not self._progress < reached < math.inf:
                 return
-            self._progress = progress
-            self._emit(Progress(WIRE_VERSION, progress, total, message))
+            self._progress = reached
+            # A total that is no number yet is one that nobody knows.
+            known = whole is not None and math.isfinite(whole)
+            self._emit(Progress(WIRE_VERSION, reached, whole if known else None, said))
 
     def partial(self, value: Any, text: str | None = None) -> None:
         """Send a part of the result ahead; the result must hold it again.
@@ -184,7 +199,7 @@ class ToolContext:
         """
         plain = jsonable(self.tool, value, ANYTHING)
         data = msgspec.json.encode(plain)
-        shown = readable(plain) if text is None else text
+        shown = readable(plain) if text is None else _text("text", text)
         with self._lock:
             seq = self._items
             self._items += 1
@@ -203,8 +218,12 @@ class ToolContext:
     def log(self, level: LogLevel, data: Any, logger: str | None = None) -> None:
         """Send a log message to the client, where it asked for messages of this level."""
         if self._least_level is not None and LEVELS.index(level) >= self._least_level:
-            said = to_json(data, fallback=str, inf_nan_mode="null")
-            self._emit(Log(WIRE_VERSION, level, said, logger or self.tool or None))
+            try:
+                said = to_json(data, fallback=str, inf_nan_mode="null")
+            except ValueError:  # a text in it has no form in UTF-8
+                said = to_json(ascii(data))
+            name = logger or self.tool
+            self._emit(Log(WIRE_VERSION, level, said, _text("logger", name) if name else None))
 
     # --- questions --------------------------------------------------------------------------------
 
@@ -286,6 +305,22 @@ class ToolContext:
             raise MissingCapability(required)
         kept = {key: answer for key, answer in answers.items() if key not in still_open}
         raise InputRequired(still_open, _state_text(kept, state))
+
+
+def _number(what: str, value: Any) -> float:
+    """A plain float: what crosses to the gateway knows no other kinds of numbers."""
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(f"{what} must be a number, not {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise TypeError(f"{what} is too large") from None
+
+
+def _text(what: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a text, not {type(value).__name__}")
+    return sendable(value)
 
 
 def _state_text(answers: dict[str, Answer], state: str | None) -> str | None:

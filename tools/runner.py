@@ -313,7 +313,14 @@ def _outcome_of(tool: Tool, ctx: ToolContext, produce: Callable[[], Any]) -> Out
 
 
 def _outcome_of_error(tool: Tool, ctx: ToolContext, error: BaseException) -> Outcome:
-    """What the caller is told about an error of the tool."""
+    """What the caller is told about an error of the tool, whatever is in it."""
+    try:
+        return _told(tool, ctx, error)
+    except Exception as unsendable:  # its questions or its text have no JSON form
+        return _failure(ToolBug(tool.name, _logged(tool, [ctx], unsendable)))
+
+
+def _told(tool: Tool, ctx: ToolContext, error: BaseException) -> Outcome:
     if isinstance(error, InputRequired):
         return InputNeeded(WIRE_VERSION, msgspec.json.encode(error.requests), error.state)
     if isinstance(error, ProtocolError):

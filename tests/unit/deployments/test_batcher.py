@@ -214,6 +214,36 @@ async def test_a_failure_in_place_of_a_result_is_that_calls_alone() -> None:
     assert (code_of(await bad), said(await bad)) == ("tool.failed", "no bad")
 
 
+@in_loop
+async def test_a_failure_whose_text_has_no_utf8_form_is_that_calls_alone() -> None:
+    @tool(batch=Batch(max_batch_size=2))
+    def read(name: list[str]) -> list[str | Exception]:
+        """Read a file."""
+        return [one if one == "good" else ToolFailure("cannot read caf\udce9") for one in name]
+
+    batcher, arguments = Batcher(), (b'{"name":"good"}', b'{"name":"bad"}')
+    calls = (batcher.run(tool_of(read), each, context()) for each in arguments)
+    found = await asyncio.gather(*calls)
+    assert [code_of(outcome) for outcome in found] == [None, "tool.failed"]
+
+
+@in_loop
+async def test_a_batch_that_cancels_itself_has_failed_for_each_of_its_calls() -> None:
+    @tool(batch=Batch(max_batch_size=2))
+    async def gives_up(name: list[str]) -> list[str | Exception]:
+        """Cancel the task that runs this."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return [*name]
+
+    batcher = Batcher()
+    calls = (batcher.run(tool_of(gives_up), b'{"name":"x"}', context()) for _ in range(2))
+    found = await asyncio.gather(*calls)
+    assert [code_of(outcome) for outcome in found] == ["tool.bug", "tool.bug"]
+
+
 @pytest.mark.parametrize("option", ["read_only", "idempotent"])
 def test_a_poisonous_call_fails_alone_where_the_others_can_be_run_again(option: str) -> None:
     async def main() -> None:

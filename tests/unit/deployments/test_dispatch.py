@@ -642,6 +642,27 @@ def test_a_call_waits_for_the_only_replica_there_is() -> None:
 
 
 @pytest.mark.usefixtures("impatient_channel")
+def test_a_call_that_a_silent_replica_may_run_has_the_time_of_one_that_runs() -> None:
+    async def scenario() -> None:
+        task, _ = await met(Caller(), call(1, remaining_s=0.05, queue_timeout_s=60))
+        late = await failure(task)
+        assert isinstance(late, ToolTimeout)
+        assert late.timeout_s == 0.05
+
+    run(scenario())
+
+
+def test_a_call_that_was_sent_is_never_told_as_one_that_nobody_took() -> None:
+    async def scenario() -> None:
+        task, _ = await met(Caller(), call(1, queue_timeout_s=0.05))
+        late = await failure(task)
+        assert isinstance(late, ToolTimeout)
+        assert late.timeout_s == 0.05
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("impatient_channel")
 def test_a_silent_replica_that_speaks_again_is_given_calls_again() -> None:
     async def scenario() -> None:
         caller = Caller()

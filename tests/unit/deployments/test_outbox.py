@@ -10,6 +10,7 @@ from tests.fakes import FakeClock
 from thornback.cluster.messages import (
     WIRE_VERSION,
     Complete,
+    InputNeeded,
     Log,
     Parked,
     Progress,
@@ -54,6 +55,23 @@ def test_no_message_outgrows_what_the_transport_takes() -> None:
     found = run(sizes)
     assert sum(found) > 4_000_000
     assert max(found) < MESSAGE_BYTES + INLINE_MAX_BYTES
+
+
+def test_a_reply_that_has_no_form_on_the_wire_fails_alone() -> None:
+    odd_text = "caf\udce9"
+
+    async def replies() -> Any:
+        outbox = Outbox(["odd", "plain"], None)
+        events = outbox.events_of(0)
+        events(Progress(WIRE_VERSION, 0.5, None, odd_text))
+        outbox.finish(0, InputNeeded(WIRE_VERSION, b"{}", odd_text), events)
+        outbox.finish(1, DONE)
+        (message,) = [replies async for _, replies in outbox.messages()]
+        return [(place, decode_reply(data)) for place, data in message]
+
+    (odd, failure), plain = run(replies)
+    assert (odd, failure.error_code) == (0, "tool.bug")
+    assert plain == (1, DONE)
 
 
 @pytest.mark.parametrize("room", [True, False])

@@ -4,10 +4,14 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from tests.fakes import FakeClock
@@ -38,7 +42,7 @@ from thornback.deployments.clock import Clock
 from thornback.deployments.event_stream import MAX_PARTIALS
 from thornback.deployments.outbox import INLINE_MAX_BYTES
 from thornback.deployments.tool_host import ReplicaFacts, ToolHost
-from thornback.tools import ToolContext, tool
+from thornback.tools import ToolContext, ToolFailure, tool
 from thornback.tools.definition import Tool, tool_of
 
 Reply = Event | Outcome
@@ -562,8 +566,96 @@ def test_one_call_is_cancelled_and_its_neighbour_finishes(cluster: Cluster) -> N
     state, messages = run(calls())
     assert state.running == 1
     replies = dict(reply for message in messages for reply in message.replies)
-    assert replies[0] == Refused(WIRE_VERSION, "call.cancelled", [])
+    assert error_code(replies[0]) == "call.cancelled"
     assert structured(replies[1]) == "finished"
+
+
+NUMBERS = (np.float64(1.0), np.int64(1), np.float32(1), Decimal(1), Fraction(1))
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        *((number, number, "text") for number in NUMBERS),
+        (1.0, float("nan"), "cannot read caf\udce9.txt"),
+    ],
+)
+def test_what_a_tool_reports_need_not_be_plain(cluster: Cluster, report: tuple[Any, ...]) -> None:
+    @tool
+    def reports(ctx: ToolContext) -> str:
+        """Say how far it is."""
+        ctx.progress(*report)
+        ctx.log("info", report[2], logger="caf\udce9")
+        ctx.partial("part", text=report[2])
+        return "reported"
+
+    async def calls() -> dict[int, list[Reply]]:
+        host = await warm(cluster.host(echo, reports))
+        call = named("reports", 1, progress=True, log_level="info")
+        return by_place(await shared(host, named("echo", 2), call))
+
+    neighbour, said = run(calls()).values()
+    assert structured(neighbour[-1]) == ""
+    assert structured(said[-1]) == "reported"
+    assert len(said) == 4
+
+
+@pytest.mark.parametrize("report", [("1",), (1, "2"), (1, 2, 5), (1, 2, Path("x")), (10**400,)])
+def test_a_report_that_is_none_is_the_bug_of_its_tool_alone(
+    cluster: Cluster, report: tuple[Any, ...]
+) -> None:
+    @tool
+    def reports(ctx: ToolContext) -> str:
+        """Say how far it is."""
+        ctx.progress(*report)
+        return "reported"
+
+    async def calls() -> dict[int, list[Reply]]:
+        host = await warm(cluster.host(echo, reports))
+        return by_place(await shared(host, named("echo", 2), named("reports", 1, progress=True)))
+
+    neighbour, said = run(calls()).values()
+    assert structured(neighbour[-1]) == ""
+    assert [error_code(reply) for reply in said] == ["tool.bug"]
+
+
+def test_a_failure_whose_text_has_no_utf8_form_is_told_all_the_same(cluster: Cluster) -> None:
+    @tool
+    def fails() -> str:
+        """Fail."""
+        raise ToolFailure("cannot read caf\udce9.txt")
+
+    found = run(replies_of(cluster.host(fails), message("fails")))
+    assert error_code(found[-1]) == "tool.failed"
+    assert rb"cannot read caf\\udce9.txt" in found[-1].result
+
+
+def test_a_tool_that_cancels_itself_has_run_and_failed(cluster: Cluster) -> None:
+    @tool
+    async def gives_up() -> str:
+        """Cancel the task that runs this."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return "unreached"
+
+    found = run(replies_of(cluster.host(gives_up), message("gives_up")))
+    assert error_code(found[-1]) == "tool.bug"
+
+
+def by_place(messages: Sequence[Replies]) -> dict[int, list[Reply]]:
+    """What each call of a send said, in the order of the calls."""
+    found: dict[int, list[Reply]] = {}
+    for message_ in messages:
+        for place, reply in message_.replies:
+            found.setdefault(place, []).append(reply)
+    return dict(sorted(found.items()))
+
+
+def error_code(reply: Reply) -> str | None:
+    assert isinstance(reply, Complete)
+    return reply.error_code
 
 
 def test_a_generator_shares_no_stream(cluster: Cluster) -> None:
