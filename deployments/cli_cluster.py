@@ -197,11 +197,16 @@ def status(
     """
     import msgspec
 
-    from thornback.deployments.ray_process import answers
+    from thornback.deployments.ray_process import answers, half_dead
     from thornback.deployments.status import assess, gather
 
     try:
         cluster, pool = _cluster_or_pool(target)
+        if wrong := half_dead(cluster):
+            raise ClusterNotRunning(
+                f"{wrong}; `thornback down {cluster.name}` ends what is left, `thornback up` "
+                "starts it anew"
+            )
         if not answers(cluster.address):
             raise ClusterNotRunning(f"{cluster.name} does not run")
         found = assess(cluster, gather(cluster))

@@ -56,6 +56,14 @@ def cluster_here(name: str | None, how: str = "add --cluster and one of") -> Clu
         return clusters[name]
     running = [cluster for cluster in clusters.values() if _answers(cluster.url)]
     if not running:
+        from thornback.deployments.ray_process import half_dead
+
+        for cluster in clusters.values():
+            if wrong := half_dead(cluster):
+                raise ClusterNotRunning(
+                    f"no cluster runs here; {wrong}: `thornback down {cluster.name}` ends what is "
+                    "left"
+                )
         raise ClusterNotRunning("no cluster runs here: start one with `thornback up`")
     if len(running) > 1:
         names = ", ".join(cluster.name for cluster in running)

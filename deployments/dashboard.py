@@ -15,6 +15,11 @@ import httpx
 from thornback.cluster.errors import LaunchError
 
 POLL_S = 0.1
+CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 5.0
+"""For a question to a Serve that runs, which takes it milliseconds."""
+DEPLOY_TIMEOUT_S = 60.0
+"""For one that is starting, or has something to do."""
 APPLICATIONS = "/api/serve/applications/"
 
 
@@ -22,12 +27,21 @@ class Dashboard:
     """One cluster's dashboard."""
 
     def __init__(
-        self, url: str, token: str | None, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        token: str | None,
+        transport: httpx.BaseTransport | None = None,
+        timeout_s: float = DEPLOY_TIMEOUT_S,
     ) -> None:
         self.url = url.rstrip("/")
+        self._timeout_s = timeout_s
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.Client(
-            base_url=self.url, headers=headers, timeout=60, transport=transport, trust_env=False
+            base_url=self.url,
+            headers=headers,
+            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
+            transport=transport,
+            trust_env=False,
         )
 
     def close(self) -> None:
@@ -67,6 +81,10 @@ class Dashboard:
     def _answer(self, method: str, document: dict[str, Any] | None = None) -> httpx.Response:
         try:
             answer = self._client.request(method, APPLICATIONS, json=document)
+        except httpx.ReadTimeout as error:
+            raise LaunchError(
+                f"Ray's dashboard at {self.url} does not answer within {self._timeout_s:g} s"
+            ) from error
         except httpx.TransportError as error:
             raise LaunchError(
                 f"Ray's dashboard at {self.url} does not answer: {type(error).__name__}"
@@ -80,6 +98,19 @@ class Dashboard:
         if answer.is_error:
             raise LaunchError(f"Ray Serve refused: {reason(answer.text)}")
         return answer
+
+
+def serve_now(url: str, token: str | None, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+    """What a Serve that runs says of itself, as `Dashboard.serve_details`; asked once.
+
+    Raises:
+        LaunchError: if it does not answer.
+    """
+    dashboard = Dashboard(url, token, timeout_s=timeout_s)
+    try:
+        return dashboard.serve_details()
+    finally:
+        dashboard.close()
 
 
 def reason(text: str, limit: int = 500) -> str:

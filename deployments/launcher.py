@@ -29,18 +29,27 @@ from thornback.deployments.cluster_file import (
     write_cluster_file,
 )
 from thornback.deployments.contents import config_entries
-from thornback.deployments.dashboard import Dashboard
+from thornback.deployments.dashboard import Dashboard, serve_now
 from thornback.deployments.environment import paths_of
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.ports import listen_error, listener_of
 from thornback.deployments.private_files import make_private_dir
 from thornback.deployments.ray_driver import announce, join, leave, token_file, wants_token
 from thornback.deployments.ray_failures import in_words
-from thornback.deployments.ray_process import answers, start_head, stop_processes
+from thornback.deployments.ray_process import (
+    PARTS,
+    answers,
+    parts_gone,
+    start_head,
+    stop_processes,
+)
 from thornback.deployments.serve_config import PoolPlan, plan_pool
 from thornback.deployments.serving import VERSION, deploy, unchanged
 from thornback.deployments.serving import Tell as Tell
 from thornback.deployments.serving import Up as Up
+
+OTHERS_TIMEOUT_S = 15.0
+"""How long `down` waits to hear who else uses a Ray, before it ends it."""
 
 
 @contextmanager
@@ -99,13 +108,15 @@ def bring_up(
             tell(f"joining the Ray at {address}")
             cluster = _joined_file(config, address, config_path)
             return _deploy(config, plans, cluster, started=False, tell=tell)
+        if earlier is not None and (gone := parts_gone(earlier)) and len(gone) < len(PARTS):
+            tell(f"{config.name} runs without its {' and '.join(gone)}; starting it anew")
         return _start(config, plans, config_path, tell)
 
 
 def _runs(cluster: ClusterFile) -> bool:
-    """Whether Ray answers; one whose `up` was killed before it had come up whole does not count."""
+    """Whether all of Ray is there; one whose `up` was killed half way does not count."""
     began_whole = bool(cluster.pids) or not cluster.started_ray
-    return began_whole and answers(cluster.address)
+    return began_whole and not parts_gone(cluster) and answers(cluster.address)
 
 
 def _start(
@@ -229,7 +240,7 @@ def bring_down(config: ClusterConfig, cluster: ClusterFile | None) -> Down:
     """
     with only_one(config):
         temp_dir = paths_of(config).temp_dir
-        if cluster is None or not answers(cluster.address):
+        if cluster is None or not _runs(cluster):
             ended = stop_processes(temp_dir, {})
             if cluster is not None:
                 remove_cluster_file(cluster)
@@ -250,13 +261,11 @@ def bring_down(config: ClusterConfig, cluster: ClusterFile | None) -> Down:
 
 
 def _foreign_applications(config: ClusterConfig, cluster: ClusterFile) -> list[str]:
-    dashboard = Dashboard(cluster.dashboard_url, cluster.token)
     try:
-        running = running_applications(config, dashboard.serve_details())
+        details = serve_now(cluster.dashboard_url, cluster.token, OTHERS_TIMEOUT_S)
     except LaunchError:  # a Ray without its dashboard runs nothing that anybody could reach
         return []
-    finally:
-        dashboard.close()
+    running = running_applications(config, details)
     return sorted({**running.foreign, **running.imperative})
 
 

@@ -23,6 +23,7 @@ import psutil
 from thornback.cluster.config import ClusterConfig
 from thornback.cluster.errors import LaunchError
 from thornback.deployments import process_start
+from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.environment import (
     Paths,
     cluster_environment,
@@ -41,6 +42,9 @@ MARK_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 TITLES = ("ray::", "ray-dashboard-")
 """How the titles begin that Ray writes over the command line and environment of a process."""
 LOG_NAME = "ray_head.log"
+DASHBOARD = "dashboard"
+PARTS = ("gcs_server", "raylet", DASHBOARD)
+"""What every Ray that `up` starts has, and nobody starts again: roles in `ClusterFile.pids`."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -145,6 +149,44 @@ def answers(address: str, timeout_s: float = 1.0) -> bool:
             return True
     except (OSError, ValueError):
         return False
+
+
+def parts_gone(cluster: ClusterFile) -> list[str]:
+    """Which of `PARTS` are gone, by role; none for a Ray that others started.
+
+    Known from the processes at once; a Ray that has lost one answers some questions never.
+    """
+    if not cluster.started_ray or cluster.temp_dir is None:
+        return []
+    noted = {part: cluster.pids[part] for part in PARTS if part in cluster.pids}
+    return [part for part, pid in noted.items() if not _lives(pid, Path(cluster.temp_dir))]
+
+
+def half_dead(cluster: ClusterFile) -> str | None:
+    """What is wrong with a Ray of ours that runs in part and cannot serve; else None.
+
+    Without its dashboard alone it serves, and only nothing more can be deployed.
+    """
+    if cluster.started_ray and not cluster.pids and answers(cluster.address):
+        return f"the `thornback up` of {cluster.name} was ended half way, or is still at work"
+    gone = parts_gone(cluster)
+    if not set(gone) - {DASHBOARD} or len(gone) == len(PARTS):
+        return None
+    verb = "is" if len(gone) == 1 else "are"
+    return (
+        f"{cluster.name} is half dead: {' and '.join(gone)} of its Ray {verb} gone, other "
+        "processes go on"
+    )
+
+
+def _lives(pid: int, temp_dir: Path) -> bool:
+    """Whether a noted process lives and no other program has its pid by now."""
+    try:
+        process = psutil.Process(pid)
+        process.info = process.as_dict(["cmdline", "uids"])
+    except psutil.NoSuchProcess:
+        return False
+    return _alive(process) and _belongs(process, temp_dir)
 
 
 def our_processes(temp_dir: Path, pids: Mapping[str, int]) -> list[psutil.Process]:

@@ -249,7 +249,7 @@ def _await_gateway(config: ClusterConfig, dashboard: Dashboard) -> None:
 
 def _await_pools(written: list[Discovered], dashboard: Dashboard, tell: Tell) -> list[PoolNews]:
     """Tell how the pools come up, until each is up, idle, or known not to come."""
-    from thornback.deployments.discovery import lacking, node_resources
+    from thornback.deployments.discovery import lacking, living_nodes
 
     names = {found.plan.application: found.plan.name for found in written}
     broken = {
@@ -257,10 +257,8 @@ def _await_pools(written: list[Discovered], dashboard: Dashboard, tell: Tell) ->
         for found in written
         if found.pool.state == "broken"
     }
-    nodes = node_resources()
-    infeasible = {
-        found.pool.name: why for found in written if (why := lacking(found.pool.ask, nodes))
-    }
+    nodes = living_nodes()
+    infeasible = {found.pool.name: why for found in written if (why := lacking(found.pool, nodes))}
     longest_s = max((found.plan.config.import_timeout_s for found in written), default=0)
     deadline = time.monotonic() + longest_s
     told: dict[str, PoolNews] = {}

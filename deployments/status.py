@@ -21,15 +21,16 @@ from thornback.cluster.errors import LaunchError, RegistryUnavailable, StoreErro
 from thornback.cluster.scaling import Scaled
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.dashboard import serve_now
-from thornback.deployments.discovery import lacking, node_resources
+from thornback.deployments.discovery import lacking, living_nodes
 from thornback.deployments.environment import EXPECTED, missing_settings
 from thornback.deployments.front import uncorrected
 from thornback.deployments.lean_serve import import_serve
+from thornback.deployments.placement import Node
 from thornback.deployments.pool_news import pool_news, replicas_of
 from thornback.deployments.process_start import FORK_SERVER
 from thornback.deployments.ray_driver import join, leave
 from thornback.deployments.ray_failures import in_words
-from thornback.deployments.ray_process import parts_gone
+from thornback.deployments.ray_process import DASHBOARD, parts_gone
 from thornback.deployments.scaling_events import last_events
 from thornback.deployments.serve_config import POOL_DEPLOYMENT
 
@@ -116,8 +117,7 @@ class Facts(msgspec.Struct, kw_only=True):
     catalog: Any = None
     """The `Catalog`, or None."""
     registry_pid: int | None = None
-    nodes: list[Mapping[str, float]] = []
-    """What each node has in total."""
+    nodes: list[Node] = []
     decisions: dict[str, list[Scaled]] = {}
     """The last changes of each pool's size."""
     hosts: dict[str, list[dict[str, Any]]] = {}
@@ -181,11 +181,7 @@ def _pools(cluster: ClusterFile, facts: Facts) -> dict[str, PoolStatus]:
     names = sorted(entries.keys() | deployed.keys())
     broken = {e.name: f"{e.failed_module}: {e.cause}" for e in entries.values()
               if e.state == "broken"}  # fmt: skip
-    infeasible = (
-        {e.name: why for e in entries.values() if (why := lacking(e.ask, facts.nodes))}
-        if facts.nodes
-        else {}
-    )
+    infeasible = {e.name: why for e in entries.values() if (why := lacking(e, facts.nodes))}
     tools: dict[str, list[str]] = {}
     for versions in catalog.tools.values():
         for spec in versions:
@@ -237,7 +233,7 @@ def _replica(details: Mapping[str, Any]) -> Replica:
 def gather(cluster: ClusterFile) -> Facts:
     """Ask the dashboard, the registry and the hosts."""
     facts = Facts()
-    if parts_gone(cluster):
+    if DASHBOARD in parts_gone(cluster):
         facts.problems.append(
             "Ray's dashboard is gone: tools go on, but nothing can be deployed or seen of them, "
             "until `thornback down` and `thornback up`"
@@ -289,7 +285,7 @@ def _command_of(pid: int) -> Sequence[str]:
 def _ask_ray(cluster: ClusterFile, facts: Facts) -> None:
     from thornback.cluster.actors import BlockingRegistryClient, connect
 
-    facts.nodes = node_resources()
+    facts.nodes = living_nodes()
     hear_registry(BlockingRegistryClient(connect(cluster.namespace)), facts)
     facts.hosts = _ask_hosts(cluster, facts.details)
 

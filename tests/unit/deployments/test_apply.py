@@ -1,3 +1,4 @@
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from thornback.cluster.config import parse_config
 from thornback.cluster.errors import LaunchError
 from thornback.deployments.apply import apply_applications, contains
-from thornback.deployments.dashboard import Dashboard, reason
+from thornback.deployments.dashboard import Dashboard, reason, serve_now
 
 CONFIG = parse_config({"pools": {"p": {"tools": ["m"]}}}, "test", Path("/nowhere"))
 OURS = {"name": "thornback.local.gateway", "route_prefix": "/", "args": {"a": 1}}
@@ -112,6 +113,13 @@ def test_a_refused_token_is_said_without_the_token() -> None:
         FakeServe().dashboard(token="hunter2").serve_details()
     assert "token" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_dashboard_that_accepts_and_never_answers_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(LaunchError, match=r"does not answer within 0\.05 s"):
+            serve_now(url, None, timeout_s=0.05)
 
 
 def test_serve_may_add_what_it_likes_and_change_nothing() -> None:

@@ -73,6 +73,28 @@ def test_a_dead_cluster_is_told_as_not_running_in_json_too(home: Path) -> None:
     assert (code, json.loads(output)["state"]) == (3, "not running")
 
 
+def test_of_a_half_dead_cluster_status_says_what_is_gone_and_what_to_do(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_cluster(home)
+    wrong = "mine is half dead"
+    monkeypatch.setattr("thornback.deployments.ray_process.half_dead", lambda cluster: wrong)
+    monkeypatch.setattr(
+        "thornback.deployments.status.gather", lambda cluster: pytest.fail("it was asked")
+    )
+    told = (
+        "mine is half dead; `thornback down mine` ends what is left, `thornback up` starts it anew"
+    )
+    assert run("status", "mine") == (3, f"thornback: {told}\n")
+    code, output = run("status", "mine", "--json")
+    assert (code, json.loads(output)) == (3, {"state": "not running", "problems": [told]})
+    assert run("status") == (
+        3,
+        "thornback: no cluster runs here; mine is half dead: `thornback down mine` ends what is "
+        "left\n",
+    )
+
+
 @pytest.fixture
 def running(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster with the pools `text`, whose size changed, and `sql`."""

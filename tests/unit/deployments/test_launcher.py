@@ -24,7 +24,14 @@ from thornback.deployments.environment import paths_of
 from thornback.deployments.launcher import bring_down, bring_up, only_one
 from thornback.deployments.ports import is_free, listen_error, listener_of
 from thornback.deployments.private_files import make_private_dir, write_private
-from thornback.deployments.ray_process import answers, our_processes, stop_processes
+from thornback.deployments.ray_process import (
+    PARTS,
+    answers,
+    half_dead,
+    our_processes,
+    parts_gone,
+    stop_processes,
+)
 from thornback.deployments.serve_config import plan_pool
 from thornback.deployments.serving import applied_digest
 
@@ -276,7 +283,9 @@ def test_down_ends_ray_only_where_up_started_it_and_nobody_else_uses_it(
     monkeypatch.setattr(
         launcher, "_remove_ours", lambda config, cluster: removed.append(cluster.name)
     )
-    cluster = msgspec.structs.replace(file_of(config), started_ray=started_ray)
+    cluster = msgspec.structs.replace(
+        file_of(config), started_ray=started_ray, pids={"fork_server": 1}
+    )
     write_cluster_file(cluster)
     assert bring_down(config, cluster) == (ended, others)
     assert removed == ([] if ended else ["local"])
@@ -294,6 +303,92 @@ def test_down_ends_what_a_dead_cluster_left_behind(config: ClusterConfig) -> Non
         assert left.stdout is not None
         left.stdout.readline()
         assert bring_down(config, None).ended == 1
+
+
+@pytest.fixture
+def half(config: ClusterConfig) -> Iterator[ClusterFile]:
+    """A cluster of which the control store lives and listens, and the raylet is gone."""
+    listen = (
+        "import socket, time; s = socket.create_server(('127.0.0.1', 0)); "
+        "print(s.getsockname()[1], flush=True); time.sleep(60)"
+    )
+    directory = paths_of(config).temp_dir
+    with subprocess.Popen(
+        [sys.executable, "-c", listen],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment_in(directory),
+    ) as store:
+        assert store.stdout is not None
+        cluster = msgspec.structs.replace(
+            file_of(config, f"127.0.0.1:{store.stdout.readline().strip()}"),
+            started_ray=True,
+            temp_dir=str(directory),
+            # This pid is of a living process that is not of that Ray.
+            pids={"gcs_server": store.pid, "raylet": os.getpid()},
+        )
+        write_cluster_file(cluster)
+        yield cluster
+        store.kill()
+
+
+def ask_nobody(*_: object) -> None:
+    pytest.fail("a half dead cluster was asked")
+
+
+def test_of_a_cluster_that_has_lost_a_part_the_part_is_named(half: ClusterFile) -> None:
+    assert parts_gone(half) == ["raylet"]
+    assert half_dead(half) == (
+        "local is half dead: raylet of its Ray is gone, other processes go on"
+    )
+    assert half_dead(msgspec.structs.replace(half, started_ray=False)) is None, "not ours to know"
+    whole = {"gcs_server": half.pids["gcs_server"]}
+    assert half_dead(msgspec.structs.replace(half, pids=whole)) is None
+    only_tools = {**whole, "dashboard": os.getpid()}
+    assert half_dead(msgspec.structs.replace(half, pids=only_tools)) is None, "tools go on"
+    begun = half_dead(msgspec.structs.replace(half, pids={}))
+    assert begun == "the `thornback up` of local was ended half way, or is still at work"
+
+
+def test_a_cluster_that_is_dead_as_a_whole_is_not_half_dead(config: ClusterConfig) -> None:
+    dead = msgspec.structs.replace(
+        file_of(config),
+        started_ray=True,
+        temp_dir=str(paths_of(config).temp_dir),
+        pids=dict.fromkeys(PARTS, os.getpid()),
+    )
+    assert parts_gone(dead) == list(PARTS)
+    assert half_dead(dead) is None
+
+
+def test_down_ends_a_half_dead_cluster_and_asks_it_nothing(
+    config: ClusterConfig, half: ClusterFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "serve_now", ask_nobody)
+    assert bring_down(config, half) == (1, [])
+    assert parts_gone(half) == ["gcs_server", "raylet"]
+    assert find_cluster("local") is None
+
+
+def test_up_ends_a_half_dead_cluster_and_starts_anew(
+    config: ClusterConfig, half: ClusterFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+
+    def start(config: ClusterConfig) -> None:
+        raise LaunchError("far enough")
+
+    monkeypatch.setattr(launcher, "unchanged", ask_nobody)
+    monkeypatch.setattr(launcher, "_deploy", ask_nobody)
+    monkeypatch.setattr(launcher, "_refuse_address", lambda config: None)
+    monkeypatch.setattr(launcher, "start_head", start)
+    with pytest.raises(LaunchError, match="far enough"):
+        bring_up(config, address=None, config_path=None, tell=told.append)
+    assert told == [
+        "local runs without its raylet; starting it anew",
+        "ended 1 processes that an earlier cluster left behind",
+        "starting Ray",
+    ]
 
 
 def test_only_a_change_of_what_is_applied_changes_the_digest(config: ClusterConfig) -> None:

@@ -1,9 +1,19 @@
 from pathlib import Path
 
 from ray import NodeID, _raylet
+from ray._private import ray_constants
 
 from thornback.deployments.ports import free_ports
 from thornback.deployments.ray_head import note_agent_ports
+from thornback.deployments.ray_process import PARTS
+
+
+def test_the_parts_that_are_looked_for_are_called_as_ray_calls_them() -> None:
+    assert PARTS == (
+        ray_constants.PROCESS_TYPE_GCS_SERVER,
+        ray_constants.PROCESS_TYPE_RAYLET,
+        ray_constants.PROCESS_TYPE_DASHBOARD,
+    )
 
 
 def test_a_raylet_need_not_wait_for_its_agents_to_know_their_ports(tmp_path: Path) -> None:

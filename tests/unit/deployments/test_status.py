@@ -9,9 +9,10 @@ from thornback.cluster.catalog import Catalog, PoolEntry, encode_entry
 from thornback.cluster.errors import RegistryUnavailable
 from thornback.cluster.news import FORMAT, Snapshot, encode
 from thornback.cluster.scaling import Scaled
+from thornback.deployments import status as status_module
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.environment import EXPECTED
-from thornback.deployments.status import Facts, assess, hear_registry, without_forks
+from thornback.deployments.status import Facts, assess, gather, hear_registry, without_forks
 
 CLUSTER = ClusterFile(
     name="local",
@@ -106,6 +107,16 @@ def test_a_registry_that_is_away_is_a_problem_and_the_rest_is_still_told() -> No
     status = assess(CLUSTER, facts)
     assert (status.catalog, status.state) == (None, "degraded")
     assert "p" in status.pools
+
+
+def test_a_dashboard_that_is_gone_is_said_and_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_module, "parts_gone", lambda cluster: ["dashboard"])
+    monkeypatch.setattr(status_module, "serve_now", lambda *_: pytest.fail("it was asked"))
+    monkeypatch.setattr(status_module, "join", lambda cluster: None)
+    monkeypatch.setattr(status_module, "_ask_ray", lambda cluster, facts: None)
+    monkeypatch.setattr(status_module, "leave", lambda: None)
+    (problem,) = gather(CLUSTER).problems
+    assert problem.startswith("Ray's dashboard is gone: tools go on")
 
 
 def test_settings_that_replicas_do_not_see_are_lines_to_add_and_no_degradation() -> None:
