@@ -257,6 +257,14 @@ class TemplateSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         return self.uri_template
 
 
+class Bundle(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What shall be on one node."""
+
+    resources: dict[str, float]
+    labels: tuple[dict[str, str], ...] = ()
+    """Ray's label selectors, of which the node must match one; empty: any node."""
+
+
 class PoolEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A pool as the catalog knows it, with or without replicas."""
 
@@ -273,7 +281,11 @@ class PoolEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """For a broken pool: names of tools found in its source without importing it."""
     max_queued_requests: int = -1
     ask: dict[str, float] = msgspec.field(default_factory=dict)
-    """What one replica asks of a node: `CPU`, `GPU`, `memory` (bytes) and custom resources."""
+    """What one replica asks for in all: `CPU`, `GPU`, `memory` (bytes) and custom resources."""
+    bundles: tuple[Bundle, ...] = ()
+    """How `ask` is parted among nodes; empty: one node, whichever, has all of it."""
+    apart: bool = False
+    """Whether no two bundles may share a node."""
 
     @property
     def key(self) -> str:

@@ -23,7 +23,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RuntimeEnvSetupError
 from ray.runtime_env import RuntimeEnv
 
-from thornback.cluster.catalog import PoolEntry, ToolSpec
+from thornback.cluster.catalog import Bundle, PoolEntry, ToolSpec
 from thornback.cluster.config import ClusterConfig
 from thornback.cluster.errors import shown
 from thornback.cluster.settings import effective_tool
@@ -37,7 +37,7 @@ from thornback.deployments.packages import (
     packages_of,
     why_not_to_be_had,
 )
-from thornback.deployments.pool_health import Node, explain
+from thornback.deployments.placement import Node, explain, matches
 from thornback.deployments.serve_config import PoolPlan
 
 ANSWERS_POLL_S = 0.2
@@ -179,7 +179,8 @@ def alike(plans: list[PoolPlan]) -> list[list[PoolPlan]]:
         variables = plan.runtime_env["env_vars"]
         seen = {key: value for key, value in variables.items() if key not in _UNSEEN}
         options = plan.config.ray_actor_options
-        facts = [{**plan.runtime_env, "env_vars": seen}, options.label_selector]
+        labels = [options.label_selector, options.fallback_strategy]
+        facts = [{**plan.runtime_env, "env_vars": seen}, labels]
         key = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
         groups.setdefault(key, []).append(plan)
     return list(groups.values())
@@ -209,7 +210,7 @@ class _Question:
     def begin(self) -> _Task:
         # Not in the pools' environment: it is what shall not be made in vain.
         question = ray.remote(num_cpus=0, max_retries=0)(why_not_to_be_had)
-        selector = self._plans[0].config.ray_actor_options.label_selector
+        selector = _selector(self._plans[0])
         return question.options(label_selector=selector).remote(self._packages)
 
     def end(self, task: _Task) -> tuple[dict[str, Findings], list[_Step]]:
@@ -279,8 +280,18 @@ def _importing(plans: list[PoolPlan]) -> _Task:
     return task.options(
         name=f"thornback-discovery-{first.name}",
         runtime_env=first.runtime_env,
-        label_selector=first.config.ray_actor_options.label_selector,
+        label_selector=_selector(first),
     ).remote({plan.name: plan.config.tools for plan in plans})
+
+
+def _selector(plan: PoolPlan) -> dict[str, str] | None:
+    """The first of the pool's label selectors that selects a node; None where none does.
+
+    Like a GPU, a label that no node has yet does not keep the pool's tools from being known.
+    """
+    selectors = selectors_of(plan)
+    nodes = living_nodes() if selectors else []
+    return next((s for s in selectors if any(matches(n.labels, s) for n in nodes)), None)
 
 
 def import_modules(pools: dict[str, list[str]]) -> dict[str, bytes]:
@@ -299,20 +310,22 @@ def decode_findings(data: bytes) -> Findings:
     return msgspec.json.decode(data, type=Findings)
 
 
-def pool_entry(plan: PoolPlan, ask: Mapping[str, float]) -> PoolEntry:
+def pool_entry(plan: PoolPlan) -> PoolEntry:
     """A pool's entry before anything is known against it."""
     return PoolEntry(
         name=plan.name,
         application=plan.application,
         modules=tuple(plan.config.tools),
         max_queued_requests=plan.config.max_queued_requests,
-        ask=dict(ask),
+        ask=ask_of(plan),
+        bundles=bundles_of(plan),
+        apart=plan.config.placement_group_strategy == "STRICT_SPREAD",
     )
 
 
 def catalog_entries(config: ClusterConfig, plan: PoolPlan, findings: Findings) -> Discovered:
     """What the catalog shall hold of a pool; whole, or broken and without tools."""
-    entry = pool_entry(plan, ask_of(plan))
+    entry = pool_entry(plan)
     if findings.broken:
         module, cause = next(iter(findings.broken.items()))
         broken = _broken(config, plan, entry, module, cause)
@@ -349,35 +362,69 @@ def _broken(
     )
 
 
-def ask_of(plan: PoolPlan) -> dict[str, float]:
-    """What one replica asks of a node, under Ray's names for resources."""
-    options = plan.config.ray_actor_options
+def bundles_of(plan: PoolPlan) -> tuple[Bundle, ...]:
+    """What one replica asks of each node that it is spread over, under Ray's names for resources.
+
+    Bundles of a placement group that must share a node are one.
+    """
+    pool, options = plan.config, plan.config.ray_actor_options
     ask: dict[str, float] = {"CPU": options.num_cpus, "GPU": options.num_gpus}
     if options.memory is not None:
         ask["memory"] = options.memory
     if options.accelerator_type is not None:
         ask[f"accelerator_type:{options.accelerator_type}"] = 0.001
     ask.update(options.resources)
-    for bundle in plan.config.placement_group_bundles or []:
-        for resource, amount in bundle.items():
-            ask[resource] = max(ask.get(resource, 0), amount)
-    return {resource: amount for resource, amount in ask.items() if amount}
+    labels = selectors_of(plan)
+    first, *others = pool.placement_group_bundles or [{}]
+    # The replica itself is in the first bundle.
+    parts = [_largest(ask, first), *others]
+    wishes = pool.placement_group_bundle_label_selector or []
+    if pool.placement_group_strategy == "STRICT_PACK":
+        parts = [_sum(parts)]
+        wishes = wishes and [{key: wish for each in wishes for key, wish in each.items()}]
+    if len(wishes) == 1:
+        wishes = wishes * len(parts)
+    selectors = [(wish,) for wish in wishes] or [labels, *[()] * (len(parts) - 1)]
+    return tuple(map(Bundle, map(_some, parts), selectors))
 
 
-def lacking(ask: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str | None:
-    """What of `ask` no node has, and what there is instead; None where one fits.
+def selectors_of(plan: PoolPlan) -> tuple[dict[str, str], ...]:
+    """Ray's label selectors of a replica, those to fall back to behind; empty: any node will do."""
+    options = plan.config.ray_actor_options
+    if not options.label_selector:
+        return ()
+    others = [fallback["label_selector"] for fallback in options.fallback_strategy or []]
+    return (options.label_selector, *others)
 
-    Args:
-        ask: As in `PoolEntry`.
-        nodes: What each node has in total, used or not.
-    """
-    found = explain("", ask, [Node(dict(node)) for node in nodes])
+
+def ask_of(plan: PoolPlan) -> dict[str, float]:
+    """What one replica asks for in all."""
+    return _sum([bundle.resources for bundle in bundles_of(plan)])
+
+
+def _largest(*asks: Mapping[str, float]) -> dict[str, float]:
+    names = dict.fromkeys(chain.from_iterable(asks))
+    return {name: max(ask.get(name, 0.0) for ask in asks) for name in names}
+
+
+def _sum(asks: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(chain.from_iterable(asks))
+    return {name: sum(ask.get(name, 0.0) for ask in asks) for name in names}
+
+
+def _some(ask: Mapping[str, float]) -> dict[str, float]:
+    return {name: amount for name, amount in ask.items() if amount}
+
+
+def lacking(pool: PoolEntry, nodes: Sequence[Node]) -> str | None:
+    """What a replica asks for and the cluster does not have, and what there is; None if it fits."""
+    found = explain(pool, nodes)
     if found is None:
         return None
     return f"asks for {found.asked}; the cluster has {found.available}"
 
 
-def node_resources() -> list[Mapping[str, float]]:
-    """What each living node of the joined cluster has in total."""
+def living_nodes() -> list[Node]:
+    """The nodes of the joined cluster."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in nodes if node["Alive"]]
+    return [Node(node["Resources"], node.get("Labels", {})) for node in nodes if node["Alive"]]

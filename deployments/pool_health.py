@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from thornback.cluster.catalog import PoolEntry
 from thornback.cluster.errors import PoolBroken, PoolInfeasible, shown
 from thornback.deployments.clock import Clock
+from thornback.deployments.placement import TOLERANCE, Node, explain, in_words
 
 if TYPE_CHECKING:  # importing Ray Serve takes seconds; these facts are read where it is there
     from ray.serve.schema import ApplicationStatusOverview
@@ -25,16 +26,6 @@ MAX_AGE_S = 1.5
 """Seconds for which facts about the cluster are believed."""
 READ_TIMEOUT_S = 5.0
 """Seconds after which a cluster that does not answer is taken for one of which nothing is known."""
-GIB = 1024**3
-TOLERANCE = 1e-6
-"""Ray counts resources in steps of 1/10,000; sums of such numbers are not exact."""
-
-
-class Node(msgspec.Struct, frozen=True):
-    """One living node of the cluster."""
-
-    total: dict[str, float]
-    """What it has, busy or not: `CPU`, `GPU`, `memory` (bytes) and custom resources."""
 
 
 class ApplicationFacts(msgspec.Struct, frozen=True):
@@ -72,29 +63,6 @@ class Starting(msgspec.Struct, frozen=True):
 Diagnosis = PoolInfeasible | PoolBroken | Starting
 
 
-def explain(pool: str, ask: Mapping[str, float], nodes: Sequence[Node]) -> PoolInfeasible | None:
-    """What a replica of `pool` asks for and no single node has; None where some node has it all.
-
-    Args:
-        ask: What one replica asks of one node.
-        nodes: Living nodes; of an empty list nothing is concluded.
-    """
-    if not nodes or any(_fits(ask, node) for node in nodes):
-        return None
-    most = {name: max(node.total.get(name, 0.0) for node in nodes) for name in ask}
-    short = [name for name in sorted(ask) if ask[name] > most[name] + TOLERANCE]
-    named = short or sorted(ask)
-    asked, available = ({n: f[n] for n in named} for f in (ask, most))
-    where = "its only node" if len(nodes) == 1 else f"any of its {len(nodes)} nodes"
-    return PoolInfeasible(
-        pool,
-        _in_words(asked),
-        f"at most {_in_words(available)} on {where}"
-        if short
-        else f"{_in_words(available)}, but not on one node",
-    )
-
-
 def diagnose(entry: PoolEntry, facts: Facts) -> Diagnosis:
     """Why a pool has no replica, as far as `facts` tell."""
     if entry.state == "broken":
@@ -104,7 +72,7 @@ def diagnose(entry: PoolEntry, facts: Facts) -> Diagnosis:
     application = facts.applications.get(entry.application)
     if application is not None and (running := application.replicas.get("RUNNING")):
         return Starting(f"none of its {running} replicas takes calls now", busy=True)
-    if infeasible := explain(entry.name, entry.ask, facts.nodes):
+    if infeasible := explain(entry, facts.nodes):
         return infeasible
     if application is None:
         return Starting("it is not deployed yet")
@@ -166,7 +134,9 @@ def read_facts() -> Facts:
     # Ray's own types are missing on these two.
     all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    nodes = tuple(Node(node["Resources"]) for node in all_nodes if node["Alive"])
+    nodes = tuple(
+        Node(node["Resources"], node.get("Labels", {})) for node in all_nodes if node["Alive"]
+    )
     applications = {n: _facts_of(a) for n, a in serve.status().applications.items()}
     return Facts(nodes, free, applications)
 
@@ -191,21 +161,9 @@ def _facts_of(application: ApplicationStatusOverview) -> ApplicationFacts:
     )
 
 
-def _fits(ask: Mapping[str, float], node: Node) -> bool:
-    return all(node.total.get(name, 0.0) + TOLERANCE >= amount for name, amount in ask.items())
-
-
 def _lacking(ask: Mapping[str, float], free: Mapping[str, float]) -> str:
     """What is asked for and not free now, in words; empty where there is enough or none knows."""
     short = {name: n for name, n in ask.items() if free and n > free.get(name, 0.0) + TOLERANCE}
     if not short:
         return ""
-    return f"{_in_words(short)}; {_in_words({name: free.get(name, 0.0) for name in short})} free"
-
-
-def _in_words(resources: Mapping[str, float]) -> str:
-    """`2 CPU, 16 GiB memory`; memory is bytes."""
-    return ", ".join(
-        f"{amount / GIB:.5g} GiB {name}" if name.endswith("memory") else f"{amount:g} {name}"
-        for name, amount in sorted(resources.items())
-    )
+    return f"{in_words(short)}; {in_words({name: free.get(name, 0.0) for name in short})} free"

@@ -7,19 +7,19 @@ import msgspec
 import pytest
 from ray.exceptions import GetTimeoutError, RuntimeEnvSetupError, WorkerCrashedError
 
-from thornback.cluster.catalog import ToolSpec, content_hash_of
+from thornback.cluster.catalog import Bundle, ToolSpec, content_hash_of
 from thornback.cluster.config import ClusterConfig, PoolConfig, parse_config
 from thornback.deployments import discovery, packages
 from thornback.deployments.discovery import (
     Findings,
     alike,
     ask_of,
+    bundles_of,
     catalog_entries,
     decode_findings,
     discover,
     findings_key,
     import_modules,
-    lacking,
 )
 from thornback.deployments.module_source import source_of, tools_in_source
 from thornback.deployments.packages import Asked, Packages
@@ -154,7 +154,12 @@ class NearRay:
     def __init__(self, answers: dict[str, Any]) -> None:
         self._answers = answers
         self.begun: list[str] = []
+        self.selectors: list[dict[str, str] | None] = []
         self.cancelled: list[str] = []
+
+    def options(self, label_selector: Any = None, **options: Any) -> types.SimpleNamespace:
+        self.selectors.append(label_selector)
+        return types.SimpleNamespace(remote=self.begin)
 
     def begin(self, asked: Any) -> str:
         task = "packages" if isinstance(asked, Packages) else "+".join(asked)
@@ -182,13 +187,17 @@ def search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any
     """Look for tools where tasks come to `answers`; gives the Ray, and why each pool is broken."""
 
     def searched(
-        pools: dict[str, dict[str, Any]], answers: dict[str, Any], asked: Asked | None = None
+        pools: dict[str, dict[str, Any]],
+        answers: dict[str, Any],
+        asked: Asked | None = None,
+        labels: dict[str, str] | None = None,
     ) -> tuple[NearRay, dict[str, dict[str, str]]]:
         near = NearRay(answers)
         begun = types.SimpleNamespace(
             remote=lambda **options: lambda function: types.SimpleNamespace(
-                options=lambda **options: types.SimpleNamespace(remote=near.begin)
+                options=near.options
             ),
+            nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}, "Labels": labels or {}}],
             wait=near.wait, get=near.get, cancel=near.cancel,
         )  # fmt: skip
         monkeypatch.setattr(discovery, "ray", begun)
@@ -341,37 +350,52 @@ def test_a_kind_of_accelerator_and_a_placement_group_are_asked_for_too(tmp_path:
     bundles = [{"CPU": 1, "tape": 2}, {"CPU": 3}]
     pool = {"ray_actor_options": options, "placement_group_bundles": bundles}
     found = ask_of(plan_of(config_of(tmp_path, pool=pool)))
-    assert found == {"CPU": 3, "tape": 2, "accelerator_type:T4": 0.001}
+    assert found == {"CPU": 4, "tape": 2, "accelerator_type:T4": 0.001}
+
+
+T4, ZONE, DISK = {"accelerator_type:T4": 0.001}, {"zone": "a"}, {"disk": "ssd"}
 
 
 @pytest.mark.parametrize(
-    ("ask", "nodes", "expected"),
+    ("placed", "bundles"),
     [
-        ({"CPU": 1}, [{"CPU": 2}], None),
         (
-            {"GPU": 1},
-            [{"CPU": 2}],
-            "asks for 1 GPU; the cluster has at most 0 GPU on its only node",
+            {"placement_group_strategy": "STRICT_PACK"},
+            [Bundle({"CPU": 4, **T4}, (ZONE, DISK))],
         ),
         (
-            {"CPU": 4},
-            [{"CPU": 2}, {"CPU": 3}],
-            "asks for 4 CPU; the cluster has at most 3 CPU on any of its 2 nodes",
+            {
+                "placement_group_strategy": "STRICT_PACK",
+                "placement_group_bundle_label_selector": [ZONE, DISK],
+            },
+            [Bundle({"CPU": 4, **T4}, ({**ZONE, **DISK},))],
         ),
+        ({}, [Bundle({"CPU": 1, **T4}, (ZONE, DISK)), Bundle({"CPU": 3})]),
         (
-            {"CPU": 4, "GPU": 1},
-            [{"CPU": 8}, {"CPU": 2, "GPU": 1}],
-            "asks for 4 CPU, 1 GPU; the cluster has 8 CPU, 1 GPU, but not on one node",
+            {"placement_group_bundle_label_selector": [DISK]},
+            [Bundle({"CPU": 1, **T4}, (DISK,)), Bundle({"CPU": 3}, (DISK,))],
         ),
-        (
-            {"memory": 64 * 2**30},
-            [{"memory": 16.5 * 2**30, "CPU": 2}],
-            "asks for 64 GiB memory; the cluster has at most 16.5 GiB memory on its only node",
-        ),
-        ({"tape": 1}, [], None),
     ],
 )
-def test_an_ask_must_fit_on_one_node(
-    ask: dict[str, float], nodes: list[dict[str, float]], expected: str | None
+def test_bundles_that_must_share_a_node_are_one(
+    placed: dict[str, Any], bundles: list[Bundle], tmp_path: Path
 ) -> None:
-    assert lacking(ask, list(nodes)) == expected
+    options = {
+        "num_cpus": 1,
+        "accelerator_type": "T4",
+        "label_selector": ZONE,
+        "fallback_strategy": [{"label_selector": DISK}],
+    }
+    pool = {"ray_actor_options": options, "placement_group_bundles": [{"CPU": 1}, {"CPU": 3}]}
+    assert list(bundles_of(plan_of(config_of(tmp_path, pool={**pool, **placed})))) == bundles
+
+
+@pytest.mark.parametrize(
+    ("labels", "selector"), [({"zone": "a"}, ZONE), ({"disk": "ssd"}, DISK), ({"zone": "b"}, None)]
+)
+def test_modules_are_imported_where_a_replica_would_be_or_anywhere_where_no_node_would_do(
+    labels: dict[str, str], selector: dict[str, str] | None, search: Callable[..., Any]
+) -> None:
+    options = {"label_selector": ZONE, "fallback_strategy": [{"label_selector": DISK}]}
+    near, found = search({"p": {"ray_actor_options": options}}, {}, labels=labels)
+    assert (near.selectors, found) == ([selector], {"p": {}})

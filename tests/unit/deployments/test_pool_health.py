@@ -4,27 +4,22 @@ import asyncio
 import threading
 
 import msgspec
-import pytest
 
 from tests.fakes import FakeClock
 from thornback.cluster.catalog import PoolEntry
 from thornback.cluster.errors import PoolBroken, PoolInfeasible
+from thornback.deployments.placement import Node
 from thornback.deployments.pool_health import (
     MAX_AGE_S,
     ApplicationFacts,
     ClusterFacts,
     Facts,
-    Node,
     Starting,
     cause_in,
     diagnose,
-    explain,
 )
 
-GIB = 1024**3
-SMALL = Node({"CPU": 2.0, "memory": 8.0 * GIB})
-GPU = Node({"CPU": 2.0, "memory": 8.0 * GIB, "GPU": 1.0})
-BIG = Node({"CPU": 32.0, "memory": 64.0 * GIB})
+SMALL = Node({"CPU": 2.0})
 POOL = PoolEntry(name="sql", application="thornback.local.sql", modules=("m",), ask={"CPU": 1.0})
 
 
@@ -33,44 +28,6 @@ def facts(
 ) -> Facts:
     application = ApplicationFacts(status, message, replicas, failed)
     return Facts((SMALL,), {"CPU": 1.0}, {POOL.application: application})
-
-
-def test_what_some_node_has_is_feasible() -> None:
-    assert explain("p", {"CPU": 2.0, "GPU": 1.0}, [SMALL, GPU]) is None
-
-
-@pytest.mark.parametrize(
-    ("ask", "nodes", "asked", "available"),
-    [
-        ({"CPU": 1.0, "GPU": 1.0}, [SMALL], "1 GPU", "at most 0 GPU on its only node"),
-        (
-            {"memory": 128.0 * GIB},
-            [SMALL, BIG],
-            "128 GiB memory",
-            "at most 64 GiB memory on any of its 2 nodes",
-        ),
-        (
-            {"CPU": 8.0, "GPU": 1.0},
-            [GPU, BIG],
-            "8 CPU, 1 GPU",
-            "32 CPU, 1 GPU, but not on one node",
-        ),
-    ],
-)
-def test_what_no_node_has_is_named_with_what_there_is(
-    ask: dict[str, float], nodes: list[Node], asked: str, available: str
-) -> None:
-    found = explain("p", ask, nodes)
-    assert found is not None
-    assert (found.asked, found.available) == (asked, available)
-
-
-def test_of_a_cluster_that_says_nothing_nothing_is_concluded() -> None:
-    assert explain("p", {"GPU": 1.0}, []) is None
-
-
-def test_shares_of_a_cpu_that_add_up_fit() -> None:
-    assert explain("p", {"CPU": 0.1 + 0.2}, [Node({"CPU": 0.3})]) is None
 
 
 def test_a_pool_that_could_not_be_loaded_is_broken_whatever_serve_says() -> None:

@@ -12,6 +12,7 @@ from thornback.cluster.scaling import Scaled
 from thornback.deployments import status as status_module
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.environment import EXPECTED
+from thornback.deployments.placement import Node
 from thornback.deployments.status import Facts, assess, gather, hear_registry, without_forks
 
 CLUSTER = ClusterFile(
@@ -76,7 +77,7 @@ def test_a_broken_pool_says_module_and_cause() -> None:
 
 
 def test_a_pool_that_no_node_can_hold_says_what_it_asks_for() -> None:
-    facts = facts_of(catalog=catalog_of(ask={"GPU": 1}), nodes=[{"CPU": 2}])
+    facts = facts_of(catalog=catalog_of(ask={"GPU": 1}), nodes=[Node({"CPU": 2})])
     status = assess(CLUSTER, facts)
     assert status.pools["p"].state == "infeasible"
     assert "asks for 1 GPU; the cluster has at most 0 GPU on its only node" in status.problems[0]
