@@ -129,6 +129,46 @@ _call_decoder = msgspec.json.Decoder(_CallBody)
 
 
 def _json(body: bytes) -> Any:
+    value = _plain_json(body)
+    return _checked_json(body) if value is None else value
+
+
+def _plain_json(body: bytes) -> Any:
+    """What `_checked_json` gives, many times faster; None where that is not certain.
+
+    This decoder is as strict, except that of doubled keys it keeps the last. Every member of an
+    object has a colon after its key: where there are no more colons than members in what was
+    decoded, no member was dropped. Text with a colon in it is for the other decoder to judge.
+    """
+    try:
+        value = _quick_decoder.decode(body)
+        members = _members(value, MAX_DEPTH)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return value if members == body.count(b":") else None
+
+
+def _members(node: Any, levels: int) -> int:
+    """Members of all objects in `node`.
+
+    Raises:
+        RecursionError: if arrays and objects in it are nested deeper than `levels`.
+    """
+    if type(node) is dict:
+        count, children = len(node), node.values()
+    elif type(node) is list:
+        count, children = 0, node
+    else:
+        return 0
+    if not levels:
+        raise RecursionError
+    for child in children:
+        if type(child) is dict or type(child) is list:
+            count += _members(child, levels - 1)
+    return count
+
+
+def _checked_json(body: bytes) -> Any:
     try:
         text = body.decode("utf-8")
         value = _decoder.decode(text)
@@ -172,6 +212,7 @@ def _int(digits: str) -> int:
         raise ValueError("an integer has too many digits") from None
 
 
+_quick_decoder = msgspec.json.Decoder()
 _decoder = json.JSONDecoder(
     object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_float, parse_int=_int
 )

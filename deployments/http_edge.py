@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from thornback.cluster.errors import HeaderMismatch, HttpRefusal, InvalidRequest
@@ -55,7 +56,7 @@ class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
 
 
-class Headers(Mapping[str, str]):
+class Headers(dict[str, str]):
     """The headers of one request, by lower-case name; none that must be single came twice."""
 
     def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
@@ -64,26 +65,23 @@ class Headers(Mapping[str, str]):
             HttpRefusal: 431 for too many bytes, 401 for two keys, 400 for other doubled headers.
             HeaderMismatch: if a header that says what the request is about came twice.
         """
-        if sum(len(name) + len(value) for name, value in raw) > MAX_HEADER_BYTES:
-            raise HttpRefusal(431, f"headers are larger than {MAX_HEADER_BYTES} bytes")
-        pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
-        self.pairs: Sequence[tuple[str, str]] = pairs
+        self.pairs: Sequence[tuple[str, str]] = [
+            (name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw
+        ]
         """Every line of the header, as it came."""
-        self._values = dict(pairs)
-        counts = Counter(name for name, _ in pairs)
-        for name in sorted(counts):
-            single = name in SINGLE_HEADERS or name.startswith(PARAM_PREFIX)
-            if counts[name] > 1 and single:
-                _refuse_doubled(name)
+        if sum([len(name) + len(value) for name, value in self.pairs]) > MAX_HEADER_BYTES:
+            raise HttpRefusal(431, f"headers are larger than {MAX_HEADER_BYTES} bytes")
+        super().__init__(self.pairs)
+        if len(self) < len(self.pairs):
+            _check_doubled(self.pairs)
 
-    def __getitem__(self, name: str) -> str:
-        return self._values[name]
 
-    def __iter__(self) -> Any:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
+def _check_doubled(pairs: Sequence[tuple[str, str]]) -> None:
+    counts = Counter(name for name, _ in pairs)
+    for name in sorted(counts):
+        single = name in SINGLE_HEADERS or name.startswith(PARAM_PREFIX)
+        if counts[name] > 1 and single:
+            _refuse_doubled(name)
 
 
 def _refuse_doubled(name: str) -> None:
@@ -151,15 +149,31 @@ def check_post(headers: Mapping[str, str]) -> None:
             raise HttpRefusal(400, f"{switch} is not for clients of this cluster")
     if "transfer-encoding" in headers and "content-length" in headers:
         raise HttpRefusal(400, "content-length and transfer-encoding exclude each other")
-    kind, _, parameters = headers.get("content-type", "").partition(";")
-    charset = parameters.replace(" ", "").lower()
-    if kind.strip().lower() != JSON_TYPE or charset not in ("", 'charset="utf-8"', "charset=utf-8"):
+    if not _is_plain_json(headers.get("content-type", "")):
         raise HttpRefusal(415, f"Content-Type must be {JSON_TYPE}")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise HttpRefusal(415, "Content-Encoding is not supported", {"Accept-Encoding": "identity"})
-    accept = headers.get("accept", "*/*")
-    if not (_accepts(accept, JSON_TYPE) and _accepts(accept, STREAM_TYPE)):
+    if not _reads_both_forms(headers.get("accept", "*/*")):
         raise HttpRefusal(406, f"Accept must name {JSON_TYPE} and {STREAM_TYPE}")
+
+
+# Nearly all clients spell these two headers in one of a few ways.
+
+
+@lru_cache(maxsize=64)
+def _is_plain_json(content_type: str) -> bool:
+    kind, _, parameters = content_type.partition(";")
+    charset = parameters.replace(" ", "").lower()
+    return kind.strip().lower() == JSON_TYPE and charset in (
+        "",
+        'charset="utf-8"',
+        "charset=utf-8",
+    )
+
+
+@lru_cache(maxsize=64)
+def _reads_both_forms(accept: str) -> bool:
+    return _accepts(accept, JSON_TYPE) and _accepts(accept, STREAM_TYPE)
 
 
 def _accepts(accept: str, media_type: str) -> bool:
