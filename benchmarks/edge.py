@@ -18,6 +18,7 @@ import json
 import logging
 import pstats
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -28,6 +29,7 @@ from mcp.server.mcpserver import MCPServer
 from thornback.cluster.catalog import Catalog, PoolEntry
 from thornback.cluster.config import GatewayConfig
 from thornback.cluster.messages import WIRE_VERSION, CallMessage, Complete, Outcome
+from thornback.deployments.access_log import log_to_output
 from thornback.deployments.clock import SystemClock
 from thornback.deployments.flight import Emit
 from thornback.deployments.gateway import assemble
@@ -85,7 +87,7 @@ async def sides_of(stack: AsyncExitStack) -> dict[str, App]:
     bare = server.streamable_http_app()
     await stack.enter_async_context(server.session_manager.run())
     logging.disable(logging.NOTSET)
-    return {"hot": gateway(), "kernel": gateway(hot=False), "bare": bare}
+    return {"hot": gateway(), "kernel": gateway(with_hot_path=False), "bare": bare}
 
 
 class Pools:
@@ -126,6 +128,7 @@ def gateway(**options: Any) -> App:
         listening=Listening(),
         running=RunningCalls(),
         pass_on_cancel=nothing,
+        observe=nothing,
         clock=SystemClock(),
         **options,
     )
@@ -215,12 +218,8 @@ async def answer_nothing(scope: Any, receive: Any, send: Any) -> None:
 
 
 def write_access_lines_to_nowhere() -> None:
-    handler = logging.StreamHandler(open("/dev/null", "w"))  # noqa: SIM115
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log = logging.getLogger("thornback.access")
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    log.handlers = [handler]
+    sys.__stdout__ = open("/dev/null", "w")  # type: ignore[misc]  # noqa: SIM115
+    log_to_output()
 
 
 async def profile(app: App, seconds: float) -> None:

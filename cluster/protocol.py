@@ -353,7 +353,7 @@ def _data_of(error: ThornbackError) -> dict[str, Any]:
 _encoder = msgspec.json.Encoder()
 
 
-def encode_result(rpc_id: RpcId, result: Mapping[str, Any]) -> bytes:
+def encode_result(rpc_id: RpcId, result: Mapping[str, Any] | msgspec.Raw) -> bytes:
     """A JSON-RPC response. Values that are `msgspec.Raw` go out as the JSON they hold."""
     return _encoder.encode({"jsonrpc": "2.0", "id": rpc_id, "result": result})
 

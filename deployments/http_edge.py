@@ -253,6 +253,12 @@ def ending(receive: Receive) -> Receive:
     return next_message
 
 
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def drain(receive: Receive, size: int = 0) -> None:
     """Read what is left of a body and forget it, up to `MAX_DRAINED_BYTES` and a few seconds."""
     try:

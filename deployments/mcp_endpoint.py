@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -60,9 +60,11 @@ from thornback.deployments.http_edge import (
     Receive,
     Scope,
     check_post,
+    disconnected,
     drain,
     read_body,
 )
+from thornback.deployments.hot_path import HotPath
 from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Reply, Send, send_answer
 from thornback.deployments.running_calls import Key, RunningCalls
 from thornback.deployments.sdk import Kernel, check_param_headers, read_envelope
@@ -74,6 +76,7 @@ SESSION_HEADER = "mcp-session-id"
 
 logger = logging.getLogger(__name__)
 
+Serve = Callable[[Exchange], Awaitable[Mapping[str, Any] | msgspec.Raw]]
 PassOnCancel = Callable[[Principal, Key], None]
 """Has a call cancelled that another gateway may run: `Cancellations.pass_on`."""
 
@@ -121,7 +124,13 @@ class McpEndpoint:
         running: RunningCalls,
         pass_on_cancel: PassOnCancel,
         clock: Clock,
+        hot: HotPath | None = None,
     ) -> None:
+        """
+        Args:
+            hot: None: everything goes through the kernel, which makes no difference but for time.
+        """
+        self._hot = hot
         self._settings = settings
         self._neighbours = neighbours
         self._catalogs = catalogs
@@ -236,9 +245,12 @@ class McpEndpoint:
             await send_answer(send, answer)
             return
         record.revision = exchange.revision.name
+        if self._hot is not None and self._hot.takes(exchange):
+            await self._answer_here(self._hot, exchange, reply, receive, record)
+            return
         key = None if session is None else (session_key(headers[SESSION_HEADER]), request.id)
-        work = self._running.start(self._work(exchange), key)
-        gone = asyncio.ensure_future(_disconnected(receive))
+        work = self._running.start(self._work(exchange, self._kernel.serve), key)
+        gone = asyncio.ensure_future(disconnected(receive))
         try:
             await reply.follow(work, gone)
             if not work.done():
@@ -254,13 +266,39 @@ class McpEndpoint:
             if exchange.revision.modern:
                 work.cancel()
 
-    async def _work(self, exchange: Exchange) -> Answer:
+    async def _answer_here(
+        self,
+        hot: HotPath,
+        exchange: Exchange,
+        reply: Reply,
+        receive: Receive,
+        record: AccessRecord,
+    ) -> None:
+        """Answer a request in this task: it is one of 2026-07-28, and ends with its connection."""
+        try:
+            with self._running.here():
+                answer = await reply.during(self._work_here(exchange, hot), receive)
+            record.status, record.error = answer.status, exchange.error
+            await reply.finish(answer)
+        finally:
+            reply.abandon()
+
+    async def _work_here(self, exchange: Exchange, hot: HotPath) -> Answer:
+        try:
+            return await self._work(exchange, hot.serve)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return _cancelled(exchange)  # not this request, but what it waited for
+
+    async def _work(self, exchange: Exchange, serve: Serve) -> Answer:
         """The answer to a request; raises nothing but `CancelledError`."""
         rpc_id, modern = exchange.request.id, exchange.revision.modern
         try:
             if exchange.request.method == "initialize" and not modern:
                 return await self._initialize(exchange)
-            return Answer(200, encode_result(rpc_id, await self._kernel.serve(exchange)))
+            return Answer(200, encode_result(rpc_id, await serve(exchange)))
         except ThornbackError as error:
             exchange.error = error.code
             return _error_answer(rpc_id, rpc_error(error), keep_status=modern)
@@ -357,12 +395,6 @@ def _check_param_headers(
 def _name_of(request: Request) -> str:
     name = request.params.get("name", request.params.get("uri", ""))
     return name if isinstance(name, str) else ""
-
-
-async def _disconnected(receive: Receive) -> None:
-    """Return when the client has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _refusal(rpc_id: RpcId | None, error: ThornbackError, record: AccessRecord) -> Answer:

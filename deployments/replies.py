@@ -14,11 +14,19 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from thornback.cluster.protocol import encode_notification
-from thornback.deployments.http_edge import JSON_TYPE, STREAM_TYPE
+from thornback.deployments.http_edge import (
+    JSON_TYPE,
+    STREAM_TYPE,
+    ClientGone,
+    Receive,
+    disconnected,
+)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 KEEP_ALIVE_S = 15.0
+WATCH_AFTER_S = 0.02
+"""Until then nobody looks whether a client that waits for its answer is still there."""
 LINGER_S = 0.5
 """Between an answer after which the connection ends, and that end."""
 MAX_WAITING_NOTIFICATIONS = 1024
@@ -58,11 +66,15 @@ class Reply:
         """Set when something was written, and when nothing will be any more."""
         self._streaming = False
         self._abandoned = False
+        self._on_first: Callable[[], None] | None = None
+        """Called before anything is queued."""
 
     def notify(self, method: str, params: Mapping[str, Any]) -> None:
         """Queue a notification; it is sent before the answer."""
         if self._abandoned:
             return
+        if self._on_first is not None:
+            self._on_first()
         self._waiting.append(encode_notification(method, params))
         self._waiting_bytes += len(self._waiting[-1])
         while (
@@ -88,7 +100,33 @@ class Reply:
         self._waiting_bytes = 0
         self._written.set()
 
-    async def follow(self, work: asyncio.Task[Answer], gone: asyncio.Future[None]) -> None:
+    async def during(self, work: Awaitable[Answer], receive: Receive) -> Answer:
+        """Await `work` in the current task, write what it reports, and give its answer.
+
+        For work that is over as soon as its client is gone. Nobody watches for that at first: most
+        work ends sooner than a client could leave, and says nothing before.
+
+        Raises:
+            ClientGone: if the client left; the work was cancelled.
+        """
+        loop, watch = asyncio.get_running_loop(), _Watch(self, receive)
+        timer = loop.call_later(WATCH_AFTER_S, watch.begin)
+        self._on_first = watch.begin
+        try:
+            answer = await work
+        except asyncio.CancelledError:
+            watch.check()
+            raise
+        finally:
+            timer.cancel()
+            self._on_first = None
+            watch.end()
+        if watch.following is not None:
+            await watch.following
+            watch.check()
+        return answer
+
+    async def follow(self, work: asyncio.Future[Any], gone: asyncio.Future[None]) -> None:
         """Write what `work` reports, until it is done or the client is `gone`.
 
         Afterwards, unless the client is gone, `finish` is due.
@@ -131,6 +169,49 @@ class Reply:
             start = {"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS}
             await self._send(start)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+class _Watch:
+    """Follows work that another task does, and cancels that task when its client has gone."""
+
+    def __init__(self, reply: Reply, receive: Receive) -> None:
+        self._reply = reply
+        self._receive = receive
+        self._worker = asyncio.current_task()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._failed: Exception | None = None
+        """Why the work was cancelled."""
+        self.following: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        if self.following is None:
+            self.following = asyncio.get_running_loop().create_task(self._follow())
+
+    def end(self) -> None:
+        """The work is over."""
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def check(self) -> None:
+        """
+        Raises:
+            Exception: what the work was cancelled for, where that was done here and nowhere else.
+        """
+        if self._failed is not None and self._worker is not None and not self._worker.uncancel():
+            raise self._failed from None
+
+    async def _follow(self) -> None:
+        gone = asyncio.ensure_future(disconnected(self._receive))
+        try:
+            await self._reply.follow(self._over, gone)
+            if not self._over.done():
+                raise ClientGone
+        except Exception as error:
+            self._failed = error
+            if self._worker is not None:
+                self._worker.cancel()
+        finally:
+            gone.cancel()
 
 
 async def send_answer(send: Send, answer: Answer) -> None:

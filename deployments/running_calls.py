@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from thornback.cluster.protocol import RpcId
@@ -23,7 +24,7 @@ class RunningCalls:
 
     def __init__(self) -> None:
         self._named: dict[Key, asyncio.Task[Answer]] = {}
-        self._all: set[asyncio.Task[Answer]] = set()
+        self._all: set[asyncio.Task[Any]] = set()
 
     def start(
         self, work: Coroutine[Any, Any, Answer], key: Key | None = None
@@ -40,6 +41,17 @@ class RunningCalls:
             task.add_done_callback(lambda done: self._forget(key, done))
         return task
 
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Count what the current task does as running."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._all.add(task)
+        try:
+            yield
+        finally:
+            self._all.discard(task)
+
     def cancel(self, key: Key) -> bool:
         """Cancel what runs under `key`; False where nothing does here."""
         task = self._named.get(key)
@@ -48,7 +60,7 @@ class RunningCalls:
     def __len__(self) -> int:
         return len(self._all)
 
-    def __iter__(self) -> Iterator[asyncio.Task[Answer]]:
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
         return iter(tuple(self._all))
 
     def _forget(self, key: Key, task: asyncio.Task[Answer]) -> None:

@@ -45,6 +45,7 @@ from thornback.cluster.errors import (
 from thornback.cluster.revisions import (
     CAPABILITIES_META,
     LATEST_LEGACY,
+    MODERN,
     REVISIONS,
     SERVER_INFO_META,
     SUPPORTED_MODERN,
@@ -104,6 +105,7 @@ class Kernel:
         for method, handler in {**handlers, **direct}.items():
             self._server.add_request_handler(method, _PARAMS[method], _adapted(handler))
         self._direct = dict(direct)
+        self._stamp = msgspec.Raw(msgspec.json.encode(self._server.server_info_stamp))
         self._server.middleware.append(self._go_direct)
 
     async def serve(self, exchange: Exchange) -> dict[str, Any]:
@@ -150,10 +152,12 @@ class Kernel:
         validate_client_request(ctx.method, ctx.protocol_version, ctx.params)
         exchange = cast(Exchange, ctx.request)
         result = await handler(exchange)
-        if exchange.revision.modern:
-            meta = {**result.get("_meta", {}), SERVER_INFO_META: self._server.server_info_stamp}
-            result = {"resultType": "complete", **result, "_meta": meta}
-        return result
+        return self.completed(result) if exchange.revision.modern else result
+
+    def completed(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """A result of a direct method with what every result of 2026-07-28 has."""
+        meta = {**result.get("_meta", {}), SERVER_INFO_META: self._stamp}
+        return {"resultType": "complete", **result, "_meta": meta}
 
 
 def read_envelope(
@@ -175,6 +179,15 @@ def read_envelope(
         raise InvalidParams(f"_meta.{CAPABILITIES_META} must be an object")
     info = verdict.client_info
     return capabilities, info if isinstance(info, dict) else None
+
+
+def fits_envelope(meta: Mapping[str, Any]) -> bool:
+    """Whether the kernel has nothing against the `_meta` of a request of 2026-07-28."""
+    try:
+        validate_client_request("server/discover", MODERN.name, {"_meta": meta})
+    except ValidationError:
+        return False
+    return True
 
 
 def check_param_headers(

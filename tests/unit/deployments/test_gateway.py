@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes import FakeClock
 from thornback.cluster.catalog import Catalog
+from thornback.deployments import access_log
 from thornback.deployments.access_log import AccessRecord, log_to_output, recorded, write_access
 from thornback.deployments.gateway import Gateway, GatewayApp
 from thornback.deployments.http_edge import ClientGone
@@ -127,7 +128,8 @@ def test_every_request_is_logged_however_it_ends(
 
 
 @pytest.fixture
-def logging_restored() -> Iterator[None]:
+def logging_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(access_log, "_write", access_log._write)
     loggers = [logging.getLogger(name) for name in ("thornback", "thornback.access")]
     kept = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     yield
