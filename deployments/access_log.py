@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 import msgspec
@@ -45,24 +45,27 @@ class AccessRecord(msgspec.Struct):
     duration_ms: float = 0.0
 
 
-@contextmanager
-def recorded(clock: Clock, gateway: str) -> Iterator[AccessRecord]:
+class recorded:  # noqa: N801 (a context manager is read as a verb)
     """A record of one request, which is logged when the request is over, however it ends.
 
     A client that has gone ends it here: there is nobody left to answer.
     """
-    began = clock.monotonic()
-    record = AccessRecord(clock.wall(), gateway, new_id("call"))
-    try:
-        yield record
-    except ClientGone:
-        record.status = CLIENT_GONE_STATUS
-    except asyncio.CancelledError:
-        record.status = CLIENT_GONE_STATUS
-        raise
-    finally:
-        record.duration_ms = (clock.monotonic() - began) * 1000
+
+    def __init__(self, clock: Clock, gateway: str) -> None:
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._record = AccessRecord(clock.wall(), gateway, new_id("call"))
+
+    def __enter__(self) -> AccessRecord:
+        return self._record
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        record, gone = self._record, isinstance(error, ClientGone)
+        if gone or isinstance(error, asyncio.CancelledError):
+            record.status = CLIENT_GONE_STATUS
+        record.duration_ms = (self._clock.monotonic() - self._began) * 1000
         write_access(record)
+        return gone
 
 
 def write_access(record: AccessRecord) -> None:

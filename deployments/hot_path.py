@@ -9,19 +9,36 @@ same requests down both ways get the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 import msgspec
 
-from thornback.cluster.catalog import Catalog
+from thornback.cluster.catalog import Catalog, ToolSpec
 from thornback.cluster.principals import Caller
-from thornback.cluster.revisions import CLIENT_INFO_META, LOG_LEVEL_META
+from thornback.cluster.protocol import Request
+from thornback.cluster.revisions import (
+    CAPABILITIES_META,
+    CLIENT_INFO_META,
+    LOG_LEVEL_META,
+    MODERN,
+    VERSION_META,
+)
 from thornback.deployments.exchange import LOG_LEVELS, Exchange
-from thornback.deployments.sdk import Handler, Kernel, fits_envelope
+from thornback.deployments.http_edge import Headers
+from thornback.deployments.replies import Reply
+from thornback.deployments.sdk import (
+    VERSION_KEY,
+    Handler,
+    Kernel,
+    fits_envelope,
+    mirrors_arguments,
+)
 
 MAX_KEPT_CLIENTS = 1024
 MAX_CLIENT_BYTES = 4096
 """Of what a client says of itself, to be remembered as well-formed."""
+MAX_KEPT_TOOLS = 16_384
 MAX_KEPT_LISTS_BYTES = 16 * 1024 * 1024
 
 _PLAIN_PARAMS: Mapping[str, frozenset[str]] = {
@@ -29,7 +46,6 @@ _PLAIN_PARAMS: Mapping[str, frozenset[str]] = {
     "tools/list": frozenset({"_meta"}),
     "server/discover": frozenset({"_meta"}),
 }
-_TRACE_META = ("traceparent", "tracestate", "baggage")
 
 
 class HotPath:
@@ -45,26 +61,70 @@ class HotPath:
         self._call = call
         self._list_tools = list_tools
         self._clients = _Clients()
+        self._mirroring = _Mirroring()
         self._discovered: msgspec.Raw | None = None
         self._lists: dict[Caller, msgspec.Raw] = {}
         self._lists_bytes = 0
         self._lists_of: Catalog | None = None
 
-    def takes(self, exchange: Exchange) -> bool:
-        """Whether a request is in plain form, so that the kernel would find nothing wrong with it
-        and do nothing about it that is not done here."""
-        request = exchange.request
-        plain = _PLAIN_PARAMS.get(request.method)
-        if plain is None or not exchange.revision.modern or not request.params.keys() <= plain:
+    def exchange(
+        self,
+        request: Request,
+        body: bytes,
+        headers: Headers,
+        caller: Caller,
+        catalog: Catalog,
+        reply: Reply,
+        call_id: str,
+    ) -> Exchange | None:
+        """A request in plain form with its context.
+
+        None for what is not: where headers and body differ or spell the same in two ways, where
+        arguments are mirrored in headers, and wherever the kernel might find something wrong.
+        """
+        params, method = request.params, request.method
+        plain = _PLAIN_PARAMS.get(method)
+        if plain is None or not plain.issuperset(params):
+            return None
+        meta = params.get("_meta")
+        if type(meta) is not dict or not _agree(method, meta, headers):
+            return None
+        if method == "tools/call" and not self._is_plain_call(params, meta, headers, caller, catalog):
+            return None
+        capabilities, info = meta.get(CAPABILITIES_META), meta.get(CLIENT_INFO_META)
+        if type(capabilities) is not dict or not self._clients.fit(meta, capabilities, info):
+            return None
+        return Exchange(
+            request,
+            body,
+            MODERN,
+            caller,
+            catalog,
+            capabilities,
+            info,
+            reply.notify,
+            reply.room,
+            call_id,
+        )
+
+    def _is_plain_call(
+        self,
+        params: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        headers: Headers,
+        caller: Caller,
+        catalog: Catalog,
+    ) -> bool:
+        name, version = params.get("name"), meta.get(VERSION_KEY)
+        if type(name) is not str or headers.get("mcp-name") != name or name.startswith("=?"):
             return False
-        if request.method == "tools/call":
-            params = request.params
-            if type(params.get("name")) is not str or type(params.get("arguments", {})) is not dict:
-                return False
-        return _is_plain(exchange.meta) and self._clients.fit(exchange)
+        if type(params.get("arguments", {})) is not dict or type(version) not in (str, NoneType):
+            return False
+        spec = catalog.tool(name, caller, version)
+        return spec is None or not self._mirroring.has(spec)
 
     async def serve(self, exchange: Exchange) -> Mapping[str, Any] | msgspec.Raw:
-        """The result of a request that `takes`, complete for its revision.
+        """The result of a request in plain form, complete for its revision.
 
         Raises:
             ThornbackError: as the kernel's handlers raise it.
@@ -92,6 +152,23 @@ class HotPath:
         return listed
 
 
+def _agree(method: str, meta: Mapping[str, Any], headers: Headers) -> bool:
+    """Whether headers and body say the same, in the same letters, and `_meta` nothing odd.
+
+    What the kernel reads of a client is looked at elsewhere.
+    """
+    level = meta.get(LOG_LEVEL_META)
+    return (
+        headers.get("mcp-protocol-version") == meta.get(VERSION_META) == MODERN.name
+        and headers.get("mcp-method") == method
+        and (level is None or level in LOG_LEVELS)
+        and type(meta.get("progressToken", 0)) in (int, str)
+        and type(meta.get("traceparent", "")) is str
+        and type(meta.get("tracestate", "")) is str
+        and type(meta.get("baggage", "")) is str
+    )
+
+
 class _Clients:
     """What clients say of themselves that was found well-formed: a client says it with every
     request, and in the same bytes."""
@@ -99,18 +176,17 @@ class _Clients:
     def __init__(self) -> None:
         self._well_formed: set[bytes] = set()
 
-    def fit(self, exchange: Exchange) -> bool:
+    def fit(self, meta: Mapping[str, Any], capabilities: Mapping[str, Any], info: Any) -> bool:
         """Whether capabilities and name of the client are what the kernel accepts."""
-        info = exchange.meta.get(CLIENT_INFO_META)
-        if info is None and not exchange.capabilities:
+        if info is None and not capabilities:
             return True
         try:
-            said = msgspec.json.encode((exchange.capabilities, info))
+            said = _encoder.encode((capabilities, info))
         except OverflowError:  # a number of more than 64 bits
             return False
         if said in self._well_formed:
             return True
-        if not fits_envelope(exchange.meta):
+        if not fits_envelope(meta):
             return False
         if len(said) <= MAX_CLIENT_BYTES:
             if len(self._well_formed) >= MAX_KEPT_CLIENTS:
@@ -119,15 +195,23 @@ class _Clients:
         return True
 
 
-def _is_plain(meta: Mapping[str, Any]) -> bool:
-    """Whether the fields of `_meta` that are not the client's are of the types they should be."""
-    level = meta.get(LOG_LEVEL_META)
-    return (
-        (level is None or level in LOG_LEVELS)
-        and type(meta.get("progressToken", 0)) in (int, str)
-        and all(type(meta.get(key, "")) is str for key in _TRACE_META)
-    )
+class _Mirroring:
+    """Which tools have arguments that clients repeat in headers."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[ToolSpec, bool]] = {}
+
+    def has(self, spec: ToolSpec) -> bool:
+        known = self._known.get(spec.name)
+        if known is None or known[0] is not spec:
+            if len(self._known) >= MAX_KEPT_TOOLS:
+                self._known.clear()
+            known = self._known[spec.name] = (spec, mirrors_arguments(spec))
+        return known[1]
+
+
+_encoder = msgspec.json.Encoder()
 
 
 def _raw(result: Mapping[str, Any]) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(result))
+    return msgspec.Raw(_encoder.encode(result))

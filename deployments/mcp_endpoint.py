@@ -230,11 +230,17 @@ class McpEndpoint:
     ) -> None:
         reply = Reply(send, self._settings.keep_alive_s)
         record.method, record.name = request.method, _name_of(request)
+        plain = session = None
         try:
-            session = self._session_of(request, headers, caller)
-            exchange = _exchange(
-                request, body, headers, caller, catalog, session, reply, record.call_id
-            )
+            if self._hot is not None:
+                plain = self._hot.exchange(
+                    request, body, headers, caller, catalog, reply, record.call_id
+                )
+            if plain is None:
+                session = self._session_of(request, headers, caller)
+                exchange = _exchange(
+                    request, body, headers, caller, catalog, session, reply, record.call_id
+                )
         except ThornbackError as error:
             await send_answer(send, _refusal(request.id, error, record))
             return
@@ -244,10 +250,10 @@ class McpEndpoint:
             record.status = answer.status
             await send_answer(send, answer)
             return
-        record.revision = exchange.revision.name
-        if self._hot is not None and self._hot.takes(exchange):
-            await self._answer_here(self._hot, exchange, reply, receive, record)
+        if self._hot is not None and plain is not None:
+            await self._answer_here(self._hot, plain, reply, receive, record)
             return
+        record.revision = exchange.revision.name
         key = None if session is None else (session_key(headers[SESSION_HEADER]), request.id)
         work = self._running.start(self._work(exchange, self._kernel.serve), key)
         gone = asyncio.ensure_future(disconnected(receive))
@@ -275,6 +281,7 @@ class McpEndpoint:
         record: AccessRecord,
     ) -> None:
         """Answer a request in this task: it is one of 2026-07-28, and ends with its connection."""
+        record.revision = exchange.revision.name
         try:
             with self._running.here():
                 answer = await reply.during(self._work_here(exchange, hot), receive)

@@ -190,6 +190,11 @@ def fits_envelope(meta: Mapping[str, Any]) -> bool:
     return True
 
 
+def mirrors_arguments(spec: ToolSpec) -> bool:
+    """Whether clients may have to repeat arguments of a tool in headers."""
+    return b"x-mcp-header" in bytes(spec.input_schema)
+
+
 def check_param_headers(
     spec: ToolSpec, arguments: Mapping[str, Any], headers: Mapping[str, str]
 ) -> None:
@@ -198,7 +203,7 @@ def check_param_headers(
     Raises:
         HeaderMismatch: if one is missing, superfluous, malformed or different.
     """
-    if b"x-mcp-header" not in bytes(spec.input_schema):
+    if not mirrors_arguments(spec):
         return
     rejection = validate_mcp_param_headers(json.loads(bytes(spec.input_schema)), arguments, headers)
     if rejection is not None:
