@@ -192,7 +192,11 @@ class Connection:
             SystemExit: the answer is wrong: such figures mean nothing.
         """
         await app(dict(scope), self._receive, self._send)
-        if self._status != 200 or b'"result"' not in self._answer or b'"isError":true' in self._answer:
+        if (
+            self._status != 200
+            or b'"result"' not in self._answer
+            or b'"isError":true' in self._answer
+        ):
             raise SystemExit(f"{self._status}: {self._answer!r}")
 
     async def _receive(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class AccessRecord(msgspec.Struct):
     duration_ms: float = 0.0
 
 
-class recorded:  # noqa: N801 (a context manager is read as a verb)
+class recorded:
     """A record of one request, which is logged when the request is over, however it ends.
 
     A client that has gone ends it here: there is nobody left to answer.

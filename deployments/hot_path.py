@@ -89,7 +89,9 @@ class HotPath:
         meta = params.get("_meta")
         if type(meta) is not dict or not _agree(method, meta, headers):
             return None
-        if method == "tools/call" and not self._is_plain_call(params, meta, headers, caller, catalog):
+        if method == "tools/call" and not self._is_plain_call(
+            params, meta, headers, caller, catalog
+        ):
             return None
         capabilities, info = meta.get(CAPABILITIES_META), meta.get(CLIENT_INFO_META)
         if type(capabilities) is not dict or not self._clients.fit(meta, capabilities, info):

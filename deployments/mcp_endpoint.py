@@ -53,6 +53,7 @@ from thornback.cluster.revisions import (
 from thornback.deployments.access_log import AccessRecord, recorded
 from thornback.deployments.clock import Clock
 from thornback.deployments.exchange import Exchange
+from thornback.deployments.hot_path import HotPath
 from thornback.deployments.http_edge import (
     ClientGone,
     Headers,
@@ -64,7 +65,6 @@ from thornback.deployments.http_edge import (
     drain,
     read_body,
 )
-from thornback.deployments.hot_path import HotPath
 from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Reply, Send, send_answer
 from thornback.deployments.running_calls import Key, RunningCalls
 from thornback.deployments.sdk import Kernel, check_param_headers, read_envelope
@@ -282,20 +282,20 @@ class McpEndpoint:
     ) -> None:
         """Answer a request in this task: it is one of 2026-07-28, and ends with its connection."""
         record.revision = exchange.revision.name
+        task = self._running.enter()
         try:
-            with self._running.here():
-                answer = await reply.during(self._work_here(exchange, hot), receive)
+            answer = await reply.during(self._work_here(exchange, hot, task), receive)
             record.status, record.error = answer.status, exchange.error
             await reply.finish(answer)
         finally:
+            self._running.leave(task)
             reply.abandon()
 
-    async def _work_here(self, exchange: Exchange, hot: HotPath) -> Answer:
+    async def _work_here(self, exchange: Exchange, hot: HotPath, task: asyncio.Task[Any]) -> Answer:
         try:
             return await self._work(exchange, hot.serve)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if task.cancelling():
                 raise
             return _cancelled(exchange)  # not this request, but what it waited for
 

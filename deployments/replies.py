@@ -37,6 +37,7 @@ ROOM_NOTIFICATIONS = 64
 ROOM_BYTES = 256 * 1024
 """Where more than this waits, whoever can wait for room does: its items are not lost."""
 
+_JSON_HEADER = (b"content-type", JSON_TYPE.encode())
 _STREAM_HEADERS = [
     (b"content-type", STREAM_TYPE.encode()),
     (b"cache-control", b"no-cache, no-transform"),
@@ -109,8 +110,8 @@ class Reply:
         Raises:
             ClientGone: if the client left; the work was cancelled.
         """
-        loop, watch = asyncio.get_running_loop(), _Watch(self, receive)
-        timer = loop.call_later(WATCH_AFTER_S, watch.begin)
+        watch = _Watch(self, receive, asyncio.current_task())
+        timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, watch.begin)
         self._on_first = watch.begin
         try:
             answer = await work
@@ -174,22 +175,24 @@ class Reply:
 class _Watch:
     """Follows work that another task does, and cancels that task when its client has gone."""
 
-    def __init__(self, reply: Reply, receive: Receive) -> None:
+    def __init__(self, reply: Reply, receive: Receive, worker: asyncio.Task[Any] | None) -> None:
         self._reply = reply
         self._receive = receive
-        self._worker = asyncio.current_task()
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._worker = worker
+        self._over: asyncio.Future[None] | None = None
         self._failed: Exception | None = None
         """Why the work was cancelled."""
         self.following: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         if self.following is None:
-            self.following = asyncio.get_running_loop().create_task(self._follow())
+            loop = asyncio.get_running_loop()
+            self._over = loop.create_future()
+            self.following = loop.create_task(self._follow(self._over))
 
     def end(self) -> None:
         """The work is over."""
-        if not self._over.done():
+        if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
     def check(self) -> None:
@@ -200,11 +203,11 @@ class _Watch:
         if self._failed is not None and self._worker is not None and not self._worker.uncancel():
             raise self._failed from None
 
-    async def _follow(self) -> None:
+    async def _follow(self, over: asyncio.Future[None]) -> None:
         gone = asyncio.ensure_future(disconnected(self._receive))
         try:
-            await self._reply.follow(self._over, gone)
-            if not self._over.done():
+            await self._reply.follow(over, gone)
+            if not over.done():
                 raise ClientGone
         except Exception as error:
             self._failed = error
@@ -218,8 +221,8 @@ async def send_answer(send: Send, answer: Answer) -> None:
     """Write a whole response that is not a stream."""
     headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
     if answer.body:
-        headers.append((b"content-type", JSON_TYPE.encode()))
-    headers.append((b"content-length", str(len(answer.body)).encode()))
+        headers.append(_JSON_HEADER)
+    headers.append((b"content-length", b"%d" % len(answer.body)))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     closing = answer.headers.get("Connection") == "close"
     await send({"type": "http.response.body", "body": answer.body, "more_body": closing})

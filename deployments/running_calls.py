@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from thornback.cluster.protocol import RpcId
@@ -41,16 +40,15 @@ class RunningCalls:
             task.add_done_callback(lambda done: self._forget(key, done))
         return task
 
-    @contextmanager
-    def here(self) -> Iterator[None]:
-        """Count what the current task does as running."""
+    def enter(self) -> asyncio.Task[Any]:
+        """Count what the current task does as running, until it `leave`s."""
         task = asyncio.current_task()
         assert task is not None
         self._all.add(task)
-        try:
-            yield
-        finally:
-            self._all.discard(task)
+        return task
+
+    def leave(self, task: asyncio.Task[Any]) -> None:
+        self._all.discard(task)
 
     def cancel(self, key: Key) -> bool:
         """Cancel what runs under `key`; False where nothing does here."""

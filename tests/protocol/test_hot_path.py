@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,8 @@ def changed(message: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("key", ["k1", "k2", "wrong", None])
 def test_every_caller_gets_the_same(method: str, key: str | None) -> None:
-    hot, kernel = Pair(keys=KEYS).with_key(key).answers(
-        json.dumps(plain(method)).encode(), routed(method)
+    hot, kernel = (
+        Pair(keys=KEYS).with_key(key).answers(json.dumps(plain(method)).encode(), routed(method))
     )
     assert hot == kernel
 
@@ -194,15 +194,21 @@ ODD = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
-    st.sampled_from([2**63, -(2**64), 10**400, 0.5, 1e308, "", "add", "tools/list", "=?base64?YWRk?="]),
+    st.sampled_from(
+        [2**63, -(2**64), 10**400, 0.5, 1e308, "", "add", "tools/list", "=?base64?YWRk?="]
+    ),
     st.text(max_size=4),
     st.recursive(
         st.one_of(st.none(), st.integers(), st.text(max_size=3)),
-        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+        lambda inner: (
+            st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+        ),
         max_leaves=4,
     ),
     st.fixed_dictionaries({"name": st.text(max_size=3)}, optional={"version": st.text(max_size=3)}),
-    st.fixed_dictionaries({"elicitation": st.sampled_from([{}, None, 1, {"form": {}}, {"form": []}])}),
+    st.fixed_dictionaries(
+        {"elicitation": st.sampled_from([{}, None, 1, {"form": {}}, {"form": []}])}
+    ),
 )
 PATHS = [
     *("jsonrpc", "id", "method", "params", "result", "extra"),
@@ -217,7 +223,9 @@ HEADERS = st.dictionaries(
     st.sampled_from(
         ["mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id", "mcp-param-region"]
     ),
-    st.sampled_from([None, "", "add", " add", "tools/call", "=?base64?YWRk?=", MODERN, "2025-11-25"]),
+    st.sampled_from(
+        [None, "", "add", " add", "tools/call", "=?base64?YWRk?=", MODERN, "2025-11-25"]
+    ),
     max_size=1,
 )
 

@@ -1,8 +1,10 @@
 """The application around the endpoints, and the reply that they write."""
 
 import asyncio
+import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -146,3 +148,15 @@ def test_access_records_stand_alone_on_their_lines(capfd: pytest.CaptureFixture[
     printed = capfd.readouterr()
     assert json.loads(printed.out)["name"] == "x\N{REPLACEMENT CHARACTER}{}"
     assert printed.err.endswith("INFO thornback.deployments: apart\n")
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_an_output_that_takes_no_more_stops_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(sys, "__stdout__", Full())
+    log_to_output()
+    with recorded(FakeClock(), "g") as record:
+        record.status = 200
