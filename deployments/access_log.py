@@ -90,7 +90,7 @@ def log_to_output() -> None:
     global _write
     # Not `sys.stdout`: Serve puts its own logger there, which keeps a thousand lines to itself.
     if sys.__stdout__ is not None:
-        _write = _writer(sys.__stdout__)
+        _write = _Output(sys.__stdout__)
     others = logging.StreamHandler(sys.__stderr__)
     others.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     configured = logging.getLogger("thornback")
@@ -99,10 +99,23 @@ def log_to_output() -> None:
     configured.handlers = [others]
 
 
-def _writer(output: TextIO) -> Callable[[str], object]:
-    def write(line: str) -> None:
-        with suppress(OSError, ValueError):  # a full disk, a closed file: requests go on
-            output.write(line + "\n")
-            output.flush()
+class _Output:
+    """Writes lines, those of one round of the loop together."""
 
-    return write
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+        self._waiting: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        self._waiting.append(line + "\n")
+        if len(self._waiting) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self._flush)
+            except RuntimeError:  # no loop runs
+                self._flush()
+
+    def _flush(self) -> None:
+        lines, self._waiting = self._waiting, []
+        with suppress(OSError, ValueError):  # a full disk, a closed file: requests go on
+            self._output.write("".join(lines))
+            self._output.flush()

@@ -151,6 +151,29 @@ def test_access_records_stand_alone_on_their_lines(capfd: pytest.CaptureFixture[
 
 
 @pytest.mark.usefixtures("logging_restored")
+def test_lines_of_one_round_of_the_loop_are_written_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Counted(io.StringIO):
+        flushes = 0
+
+        def flush(self) -> None:
+            self.flushes += 1
+
+    async def scenario() -> None:
+        for number in range(5):
+            write_access(AccessRecord(1.0, "g", f"call_{number}"))
+        await asyncio.sleep(0)
+
+    output = Counted()
+    monkeypatch.setattr(sys, "__stdout__", output)
+    log_to_output()
+    asyncio.run(scenario())
+    lines = [json.loads(line)["call_id"] for line in output.getvalue().splitlines()]
+    assert (lines, output.flushes) == ([f"call_{number}" for number in range(5)], 1)
+
+
+@pytest.mark.usefixtures("logging_restored")
 def test_an_output_that_takes_no_more_stops_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.StringIO):
         def flush(self) -> None:
