@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeGuard
 
 import msgspec
@@ -154,6 +154,7 @@ def _members(node: Any, levels: int) -> int:
     Raises:
         RecursionError: if arrays and objects in it are nested deeper than `levels`.
     """
+    children: Iterable[Any]
     if type(node) is dict:
         count, children = len(node), node.values()
     elif type(node) is list:

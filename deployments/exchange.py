@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from thornback.cluster.catalog import Catalog
 from thornback.cluster.messages import LogLevel
 from thornback.cluster.principals import Caller
 from thornback.cluster.protocol import Request
 from thornback.cluster.revisions import LOG_LEVEL_META, Revision
+from thornback.deployments.http_edge import Headers
 
 Notify = Callable[[str, Mapping[str, Any]], None]
 """Sends a notification on the response of the request it belongs to; never blocks."""
@@ -23,6 +24,19 @@ LEGACY_LOG_LEVEL: LogLevel = "info"
 live in the session id, and that is fixed when the session begins."""
 
 
+class Incoming(NamedTuple):
+    """A request that was admitted and understood, before its context is known."""
+
+    request: Request
+    body: bytes
+    """The request as it came."""
+    headers: Headers
+    caller: Caller
+    catalog: Catalog
+    """One catalog from the first look to the answer, whatever changes meanwhile."""
+    call_id: str
+
+
 @dataclass(slots=True)
 class Exchange:
     """A request and everything that its answer is made from."""
@@ -33,7 +47,6 @@ class Exchange:
     revision: Revision
     caller: Caller
     catalog: Catalog
-    """One catalog from the first look to the answer, whatever changes meanwhile."""
     capabilities: Mapping[str, Any]
     """The client's, in wire names; of this request or of its session."""
     client_info: Mapping[str, Any] | None

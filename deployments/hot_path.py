@@ -16,7 +16,6 @@ import msgspec
 
 from thornback.cluster.catalog import Catalog, ToolSpec
 from thornback.cluster.principals import Caller
-from thornback.cluster.protocol import Request
 from thornback.cluster.revisions import (
     CAPABILITIES_META,
     CLIENT_INFO_META,
@@ -24,7 +23,7 @@ from thornback.cluster.revisions import (
     MODERN,
     VERSION_META,
 )
-from thornback.deployments.exchange import LOG_LEVELS, Exchange
+from thornback.deployments.exchange import LOG_LEVELS, Exchange, Incoming
 from thornback.deployments.http_edge import Headers
 from thornback.deployments.replies import Reply
 from thornback.deployments.sdk import (
@@ -67,21 +66,13 @@ class HotPath:
         self._lists_bytes = 0
         self._lists_of: Catalog | None = None
 
-    def exchange(
-        self,
-        request: Request,
-        body: bytes,
-        headers: Headers,
-        caller: Caller,
-        catalog: Catalog,
-        reply: Reply,
-        call_id: str,
-    ) -> Exchange | None:
+    def exchange(self, incoming: Incoming, reply: Reply) -> Exchange | None:
         """A request in plain form with its context.
 
         None for what is not: where headers and body differ or spell the same in two ways, where
         arguments are mirrored in headers, and wherever the kernel might find something wrong.
         """
+        request, body, headers, caller, catalog, call_id = incoming
         params, method = request.params, request.method
         plain = _PLAIN_PARAMS.get(method)
         if plain is None or not plain.issuperset(params):
@@ -89,40 +80,34 @@ class HotPath:
         meta = params.get("_meta")
         if type(meta) is not dict or not _agree(method, meta, headers):
             return None
-        if method == "tools/call" and not self._is_plain_call(
-            params, meta, headers, caller, catalog
-        ):
+        if method == "tools/call" and not self._is_plain_call(incoming, meta):
             return None
         capabilities, info = meta.get(CAPABILITIES_META), meta.get(CLIENT_INFO_META)
         if type(capabilities) is not dict or not self._clients.fit(meta, capabilities, info):
             return None
         return Exchange(
-            request,
-            body,
-            MODERN,
-            caller,
-            catalog,
-            capabilities,
-            info,
-            reply.notify,
-            reply.room,
-            call_id,
+            request=request,
+            body=body,
+            revision=MODERN,
+            caller=caller,
+            catalog=catalog,
+            capabilities=capabilities,
+            client_info=info,
+            notify=reply.notify,
+            room=reply.room,
+            call_id=call_id,
         )
 
-    def _is_plain_call(
-        self,
-        params: Mapping[str, Any],
-        meta: Mapping[str, Any],
-        headers: Headers,
-        caller: Caller,
-        catalog: Catalog,
-    ) -> bool:
+    def _is_plain_call(self, incoming: Incoming, meta: Mapping[str, Any]) -> bool:
+        params = incoming.request.params
         name, version = params.get("name"), meta.get(VERSION_KEY)
-        if type(name) is not str or headers.get("mcp-name") != name or name.startswith("=?"):
+        if type(name) is not str or incoming.headers.get("mcp-name") != name:
+            return False
+        if name.startswith("=?"):  # which may stand for another name
             return False
         if type(params.get("arguments", {})) is not dict or type(version) not in (str, NoneType):
             return False
-        spec = catalog.tool(name, caller, version)
+        spec = incoming.catalog.tool(name, incoming.caller, version)
         return spec is None or not self._mirroring.has(spec)
 
     async def serve(self, exchange: Exchange) -> Mapping[str, Any] | msgspec.Raw:

@@ -17,7 +17,6 @@ import msgspec
 from thornback.cluster.catalog import Catalog
 from thornback.cluster.errors import (
     CallCancelled,
-    HeaderMismatch,
     HttpRefusal,
     InvalidRequest,
     ThornbackError,
@@ -41,18 +40,13 @@ from thornback.cluster.protocol import (
     rpc_error,
 )
 from thornback.cluster.revisions import (
-    ASSUMED,
-    LATEST_LEGACY,
     MODERN,
     REVISIONS,
     SUPPORTED_MODERN,
-    VERSION_META,
-    Revision,
-    revision_asked,
 )
 from thornback.deployments.access_log import AccessRecord, recorded
 from thornback.deployments.clock import Clock
-from thornback.deployments.exchange import Exchange
+from thornback.deployments.exchange import Exchange, Incoming
 from thornback.deployments.hot_path import HotPath
 from thornback.deployments.http_edge import (
     ClientGone,
@@ -66,13 +60,15 @@ from thornback.deployments.http_edge import (
     read_body,
 )
 from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Reply, Send, send_answer
+from thornback.deployments.request_contexts import (
+    SESSION_HEADER,
+    VERSION_HEADER,
+    exchange_of,
+    session_of,
+)
 from thornback.deployments.running_calls import Key, RunningCalls
-from thornback.deployments.sdk import Kernel, check_param_headers, read_envelope
-from thornback.deployments.sessions import Session, Sessions, session_key
-from thornback.deployments.tool_calls import requested_version
-
-VERSION_HEADER = "mcp-protocol-version"
-SESSION_HEADER = "mcp-session-id"
+from thornback.deployments.sdk import Kernel
+from thornback.deployments.sessions import Sessions, session_key
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +160,8 @@ class McpEndpoint:
             await send_answer(send, _refusal(None, error, record))
             return
         if isinstance(message, Request):
-            await self._request(message, body, headers, caller, catalog, receive, send, record)
+            incoming = Incoming(message, body, headers, caller, catalog, record.call_id)
+            await self._request(incoming, receive, send, record)
         else:
             await send_answer(send, await self._acknowledge(message, headers, caller, record))
 
@@ -218,29 +215,17 @@ class McpEndpoint:
     # --- requests ---------------------------------------------------------------------------------
 
     async def _request(
-        self,
-        request: Request,
-        body: bytes,
-        headers: Headers,
-        caller: Caller,
-        catalog: Catalog,
-        receive: Receive,
-        send: Send,
-        record: AccessRecord,
+        self, incoming: Incoming, receive: Receive, send: Send, record: AccessRecord
     ) -> None:
-        reply = Reply(send, self._settings.keep_alive_s)
+        request, reply = incoming.request, Reply(send, self._settings.keep_alive_s)
         record.method, record.name = request.method, _name_of(request)
         plain = session = None
         try:
             if self._hot is not None:
-                plain = self._hot.exchange(
-                    request, body, headers, caller, catalog, reply, record.call_id
-                )
+                plain = self._hot.exchange(incoming, reply)
             if plain is None:
-                session = self._session_of(request, headers, caller)
-                exchange = _exchange(
-                    request, body, headers, caller, catalog, session, reply, record.call_id
-                )
+                session = session_of(incoming, self._sessions)
+                exchange = exchange_of(incoming, session, reply)
         except ThornbackError as error:
             await send_answer(send, _refusal(request.id, error, record))
             return
@@ -254,7 +239,9 @@ class McpEndpoint:
             await self._answer_here(self._hot, plain, reply, receive, record)
             return
         record.revision = exchange.revision.name
-        key = None if session is None else (session_key(headers[SESSION_HEADER]), request.id)
+        key = (
+            None if session is None else (session_key(incoming.headers[SESSION_HEADER]), request.id)
+        )
         work = self._running.start(self._work(exchange, self._kernel.serve), key)
         gone = asyncio.ensure_future(disconnected(receive))
         try:
@@ -321,82 +308,6 @@ class McpEndpoint:
         )
         body = encode_result(exchange.request.id, result)
         return Answer(200, body, {"Mcp-Session-Id": session_id})
-
-    def _session_of(self, request: Request, headers: Headers, caller: Caller) -> Session | None:
-        """The session of a request of an older revision, None where it names none.
-
-        Raises:
-            HttpRefusal: 404 for a session that is not this caller's.
-            HeaderMismatch: if the header names another revision than the session agreed on.
-        """
-        asked = revision_asked(headers.get(VERSION_HEADER), request.meta)
-        if request.method == "initialize" or (asked is not None and asked.modern):
-            return None
-        if SESSION_HEADER not in headers:
-            return None
-        session = self._sessions.read(headers[SESSION_HEADER], caller.principal)
-        if asked is not None and asked != session.revision:
-            raise HeaderMismatch(
-                f"MCP-Protocol-Version header says {asked.name}, the session agreed on "
-                f"{session.revision_name}"
-            )
-        return session
-
-
-def _exchange(
-    request: Request,
-    body: bytes,
-    headers: Headers,
-    caller: Caller,
-    catalog: Catalog,
-    session: Session | None,
-    reply: Reply,
-    call_id: str,
-) -> Exchange:
-    """The request with its context, which is its own, its session's or none.
-
-    Raises:
-        ThornbackError: if headers and body of a request of 2026-07-28 do not agree.
-    """
-    version = headers.get(VERSION_HEADER)
-    revision = revision_asked(version, request.meta)
-    capabilities: Mapping[str, Any] = {}
-    info: Mapping[str, Any] | None = None
-    if revision is not None and revision.modern:
-        if version != MODERN.name and VERSION_META not in (request.meta or {}):
-            raise UnsupportedVersion(version or "", SUPPORTED_MODERN)
-        capabilities, info = read_envelope(request, headers)
-        _check_param_headers(request, headers, caller, catalog)
-    elif session is not None:
-        revision, capabilities = session.revision, session.capabilities
-        info = {"name": session.client_name, "version": session.client_version}
-    return Exchange(
-        request=request,
-        body=body,
-        revision=revision or _assumed(request),
-        caller=caller,
-        catalog=catalog,
-        capabilities=capabilities,
-        client_info=info,
-        notify=reply.notify,
-        room=reply.room,
-        call_id=call_id,
-    )
-
-
-def _assumed(request: Request) -> Revision:
-    return LATEST_LEGACY if request.method == "initialize" else ASSUMED
-
-
-def _check_param_headers(
-    request: Request, headers: Headers, caller: Caller, catalog: Catalog
-) -> None:
-    name, arguments = request.params.get("name"), request.params.get("arguments")
-    if request.method == "tools/call" and isinstance(name, str):
-        spec = catalog.tool(name, caller, requested_version(request.meta or {}))
-        if spec is not None:
-            given = arguments if isinstance(arguments, dict) else {}
-            check_param_headers(spec, given, headers)
 
 
 def _name_of(request: Request) -> str:

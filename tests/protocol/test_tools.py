@@ -7,7 +7,7 @@ from tests.protocol import tools_under_test
 from tests.protocol.gateways import META, MODERN, POOL, Client, Cluster
 from thornback.cluster.errors import Overloaded
 from thornback.cluster.messages import WIRE_VERSION, Raised
-from thornback.deployments import mcp_endpoint
+from thornback.deployments import request_contexts
 from thornback.deployments.hot_path import HotPath
 from thornback.tools.definition import tool_of
 
@@ -106,7 +106,7 @@ async def test_a_bug_of_ours_is_told_as_an_id(
 @pytest.mark.requirement("errors:no-secrets")
 @pytest.mark.parametrize(
     ("where", "function", "method"),
-    [(HotPath, "exchange", "tools/list"), (mcp_endpoint, "read_envelope", "resources/list")],
+    [(HotPath, "exchange", "tools/list"), (request_contexts, "read_envelope", "resources/list")],
 )
 async def test_so_is_a_bug_before_the_request_is_understood(
     client: Client,

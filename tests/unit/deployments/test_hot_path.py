@@ -11,7 +11,7 @@ from thornback.cluster.principals import EVERYBODY, Caller, Principal
 from thornback.cluster.protocol import Request
 from thornback.cluster.revisions import CAPABILITIES_META, CLIENT_INFO_META, MODERN, VERSION_META
 from thornback.deployments import hot_path
-from thornback.deployments.exchange import Exchange
+from thornback.deployments.exchange import Exchange, Incoming
 from thornback.deployments.hot_path import HotPath
 from thornback.deployments.http_edge import Headers
 from thornback.deployments.replies import Reply
@@ -50,7 +50,8 @@ def exchange_of(
 ) -> Exchange | None:
     about = {VERSION_META: MODERN.name, CAPABILITIES_META: {}, **meta}
     request = Request(1, "tools/list", {"_meta": about})
-    return hot.exchange(request, b"", HEADERS, caller, catalog, Reply(_nowhere), "call_1")
+    incoming = Incoming(request, b"", HEADERS, caller, catalog, "call_1")
+    return hot.exchange(incoming, Reply(_nowhere))
 
 
 def listed(hot: HotPath, catalog: Catalog, caller: Caller = EVERYBODY) -> bytes:
