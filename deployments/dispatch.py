@@ -46,6 +46,8 @@ GREETING_S = 2.0
 """Seconds for which one replica may leave a greeting unanswered before another is tried."""
 BEAT_S = 1.0
 """Seconds between two heartbeats to the replicas of a pool that has calls."""
+STALE_S = 3.0
+"""Seconds after which an idle pool's replicas, of which nothing was heard, may all be gone."""
 ROOM_S = 1.0
 """Seconds for which a replica without room is asked to say when there is."""
 
@@ -144,6 +146,8 @@ class ServePool:
         self._alone: set[str] = set()
         """`tool@version` of tools that share no stream."""
         self._choices = 0
+        self._heard_at = 0.0
+        """Moment, on the loop's clock, when a replica last said anything."""
         self._greeting: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
 
@@ -162,6 +166,10 @@ class ServePool:
         flight = Flight(message, emit, self.entry, self._facts)
         flight.alone = f"{message.tool}@{message.version}" in self._alone
         flight.carrier = self
+        if not self._flights and _now() - self._heard_at > STALE_S:
+            # Calls that were sent to replicas which a pool at zero no longer has would wait for
+            # one that is yet to start, and be taken for lost meanwhile.
+            self._channels.clear()
         self._flights.add(flight)
         self._queue.append(flight)
         self.flow()
@@ -224,6 +232,7 @@ class ServePool:
         if channel is None:
             channel = self._channels[state.replica_id] = Channel(Replica(state), self)
         channel.replica.hear(state)
+        self._heard_at = _now()
         return channel
 
     def gone(self, replica: Replica) -> None:
@@ -274,7 +283,6 @@ class ServePool:
         calls; and once more then: who was told last that calls wait here would believe it until
         this gateway has been silent for long."""
         while True:
-            await asyncio.sleep(BEAT_S)
             was_idle = not self._flights
             try:
                 answers = await self.transport.beat(self.gateway, self.held, BEAT_S)
@@ -284,6 +292,7 @@ class ServePool:
                 self._hear([decode_state(answer) for answer in answers])
             if was_idle and not self._flights:
                 return
+            await asyncio.sleep(BEAT_S)
 
     def _hear(self, states: list[HostState]) -> None:
         """Those replicas are there, and no others."""
@@ -309,6 +318,10 @@ def refusal(pool: str, refused: Refused) -> Unavailable:
             return PoolBroken(*facts)
         case _:  # of a host that speaks a later version
             return NoReplica(pool, f"its host refuses calls ({refused.code})", RETRY_AFTER_S)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _this_node() -> str:

@@ -34,7 +34,7 @@ from thornback.deployments.environment import paths_of
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.ports import listen_error, listener_of
 from thornback.deployments.private_files import make_private_dir
-from thornback.deployments.ray_driver import announce, join, leave, token_file
+from thornback.deployments.ray_driver import announce, join, leave, token_file, wants_token
 from thornback.deployments.ray_failures import in_words
 from thornback.deployments.ray_process import answers, start_head, stop_processes
 from thornback.deployments.serve_config import PoolPlan, plan_pool
@@ -192,6 +192,9 @@ def _refuse_address(config: ClusterConfig) -> None:
 def _joined_file(config: ClusterConfig, address: str, config_path: Path | None) -> ClusterFile:
     if not answers(address):
         raise ClusterNotRunning(f"no Ray answers at {address}")
+    token_path = token_file(os.environ)
+    if token_path is not None and not wants_token(address):
+        token_path = None
     return ClusterFile(
         name=config.name,
         url=config.url,
@@ -200,7 +203,7 @@ def _joined_file(config: ClusterConfig, address: str, config_path: Path | None) 
         namespace=config.namespace,
         state_dir=str(config.state_path),
         config_path=_text(config_path),
-        token_path=token_file(os.environ),
+        token_path=token_path,
     )
 
 

@@ -57,7 +57,11 @@ class PoolGauges:
             logger.warning("thornback: %s was not shown: %s", metric.name, type(error).__name__)
 
 
+def show(pool: str, running: int, target: int, decided_at_s: float | None) -> None:
+    """`PoolGauges.show`, among the metrics of this process."""
+    _of_this_process().show(pool, running, target, decided_at_s)
+
+
 @cache
-def gauges() -> PoolGauges:
-    """Those of this process."""
+def _of_this_process() -> PoolGauges:
     return PoolGauges(RaySink())

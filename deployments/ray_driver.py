@@ -24,11 +24,38 @@ def token_file(environment: Mapping[str, str]) -> str | None:
     return environment.get("RAY_AUTH_TOKEN_PATH") or (str(default) if default.exists() else None)
 
 
+def wants_token(address: str) -> bool:
+    """Whether the Ray at `address` refuses who has none; imports Ray.
+
+    A token file lies in the home directory once any Ray of this user's was started with one, and
+    says nothing of the others.
+    """
+    from ray import _raylet
+
+    previous = os.environ.get("RAY_AUTH_MODE")
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    read_again()
+    try:
+        _raylet.GcsClient(address=address)  # type: ignore[attr-defined]
+    except Exception:  # where it is not for want of a token, `join` says what is wrong
+        return True
+    finally:
+        if previous is None:
+            del os.environ["RAY_AUTH_MODE"]
+        else:
+            os.environ["RAY_AUTH_MODE"] = previous
+        read_again()
+    return False
+
+
 def announce(cluster: ClusterFile) -> None:
     """Put into this process's environment how to join; best before Ray is imported."""
     os.environ.pop("RAY_ADDRESS", None)
     if os.environ.get("RAY_AUTH_TOKEN"):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    elif cluster.token_path is None and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        # Otherwise Ray would take a token that lies in the home directory, for another Ray.
+        os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ.update(driver_environment(cluster.address, cluster.token_path))
 
 

@@ -88,7 +88,7 @@ def catalog_as_found(
     """
     named = {plan.name: plan for plan in plans}
     split = {plan.name: plan for plan in loose}
-    owners: dict[str, str] = {}
+    owners: dict[str, PoolPlan] = {}
     for name, findings in chain.from_iterable(part.items() for part in found):
         parts = (
             [named[name]]
@@ -101,20 +101,26 @@ def catalog_as_found(
             yield discovered
 
 
-def _claim(owners: dict[str, str], found: Discovered) -> None:
+def _claim(owners: dict[str, PoolPlan], found: Discovered) -> None:
     """Note whose each tool version is.
 
     Raises:
-        ConfigError: naming both pools, if another has one of them.
+        ConfigError: naming both pools, or both modules that are in none, if another has one of
+            them.
     """
-    pool = found.pool.name
     for spec in found.tools:
-        owner = owners.setdefault(spec.key, pool)
-        if owner != pool:
+        owner = owners.setdefault(spec.key, found.plan)
+        if owner.source != found.plan.source:
             raise ConfigError(
-                f"pools {owner} and {pool} both offer {spec.name} {spec.version}; "
+                f"{_named(owner)} and {_named(found.plan)} both offer {spec.name} {spec.version}; "
                 "two pools may offer one tool only at different versions"
             )
+
+
+def _named(plan: PoolPlan) -> str:
+    """A pool, or what it was made of, as the config names it."""
+    modules = ", ".join(plan.config.tools)
+    return f"pools.{plan.name}" if plan.source == plan.name else f"modules ({modules})"
 
 
 def register_pools(

@@ -46,6 +46,7 @@ from thornback.cluster.validation import SchemaCheck, nearest
 from thornback.deployments.clock import Clock
 from thornback.deployments.dispatch import Emit, Pool, refusal
 from thornback.deployments.telemetry import CallFacts
+from thornback.deployments.telemetry import Outcome as Kind
 
 MAX_CHECKS = 4096
 """Compiled schemas kept; the oldest goes first."""
@@ -322,34 +323,40 @@ def _facts(
     now: float,
 ) -> CallFacts:
     """What is counted of a call that is over."""
-    facts = CallFacts(
+    outcome, error = _kind_of(came_to)
+    done = came_to.outcome if isinstance(came_to, Routed) else None
+    complete = done if isinstance(done, Complete) else None
+    return CallFacts(
         spec.name,
         spec.version,
-        "error",
+        outcome,
         total_s=max(0.0, now - reports.arrived_at),
         queue_s=reports.queue_s,
+        run_s=complete.run_s if complete else None,
+        error=error,
         request_bytes=len(call.arguments),
+        result_bytes=len(complete.result) if complete else 0,
+        batch_size=complete.batch_size or None if complete else None,
         cold=reports.was_cold,
     )
+
+
+def _kind_of(came_to: Routed | BaseException | None) -> tuple[Kind, str]:
+    """How a call ended, and the code of its error; empty: it has none."""
     match came_to:
         case Routed(outcome=Complete() as complete):
-            return facts._replace(
-                outcome="error" if complete.is_error else "ok",
-                error=(complete.error_code or ToolFailure.code) if complete.is_error else "",
-                run_s=complete.run_s,
-                result_bytes=len(complete.result),
-                batch_size=complete.batch_size or None,
-            )
+            if complete.is_error:
+                return "error", complete.error_code or ToolFailure.code
+            return "ok", ""
         case Routed(outcome=InputNeeded()):
-            return facts._replace(outcome="input_needed")
+            return "input_needed", ""
         case Routed(outcome=Raised() as raised):
-            return facts._replace(error=f"rpc.{raised.rpc_code}")
+            return "error", f"rpc.{raised.rpc_code}"
         case asyncio.CancelledError():
-            return facts._replace(outcome="cancelled")
+            return "cancelled", ""
         case ThornbackError() as error:
-            return facts._replace(error=error.code)
-        case _:  # a bug of ours
-            return facts._replace(error="internal")
+            return "error", error.code
+    return "error", "internal"  # a bug of ours
 
 
 class _SchemaChecks:

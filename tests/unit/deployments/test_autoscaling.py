@@ -269,8 +269,7 @@ def test_the_size_of_a_pool_is_shown_as_it_changes(
         def show(self, pool: str, running: int, target: int, decided_at_s: float | None) -> None:
             shown.append((running, target, decided_at_s is not None))
 
-    # Where the policy finds it: Serve has pickled its own module by value.
-    monkeypatch.setattr(pool_gauges, "gauges", Gauges)
+    monkeypatch.setattr(pool_gauges, "_of_this_process", Gauges)
     pretended(steady(64), min_replicas=1, target_ongoing_requests=32).run(30)
     assert shown[0] == (1, 1, False)
     assert (1, 2, True) in shown

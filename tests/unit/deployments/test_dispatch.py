@@ -61,6 +61,7 @@ T = TypeVar("T")
 def timeless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing happens by time alone, unless a test says so."""
     monkeypatch.setattr(dispatch, "BEAT_S", NEVER_S)
+    monkeypatch.setattr(dispatch, "STALE_S", NEVER_S)
     monkeypatch.setattr(dispatch, "GREETING_S", NEVER_S)
     monkeypatch.setattr(flight, "PATIENCE_S", NEVER_S)
     monkeypatch.setattr(sending, "ACK_TIMEOUT_S", NEVER_S)
@@ -399,6 +400,43 @@ def test_a_heartbeat_finds_new_replicas_and_drops_those_that_are_gone(
             assert sent.message.room_s
         assert sent.calls == ["call_1"]
         assert caller.transport.beats[0] == 2
+
+    run(scenario())
+
+
+def test_replicas_of_a_pool_that_was_idle_for_long_are_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "STALE_S", -1.0)
+
+    async def scenario() -> None:
+        caller = Caller()
+        caller.know(state("r1"), state("r2"))
+        first, second = caller.begin(call(1)), caller.begin(call(2))
+        greeting = await caller.sent()
+        assert (greeting.to, greeting.message.held) == ("", 2)
+        greeting.answer(by="r3")
+        greeting.end()
+        sent = await caller.sent()
+        assert (sent.to, sent.calls) == ("r3", ["call_1", "call_2"])
+        sent.answer([0, 1], [(0, DONE), (1, DONE)])
+        assert await asyncio.gather(first, second) == [DONE, DONE]
+
+    run(scenario())
+
+
+def test_a_first_call_asks_at_once_who_is_there() -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        caller.transport.states = [state("r1", free=1), state("r2", free=1)]
+        caller.begin(call(1))
+        caller.begin(call(2))
+        sends = [await caller.sent() for _ in range(3)]
+        assert {send.to: send.calls for send in sends} == {
+            "": [],
+            "r1": ["call_1"],
+            "r2": ["call_2"],
+        }
 
     run(scenario())
 

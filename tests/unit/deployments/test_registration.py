@@ -178,7 +178,7 @@ def test_two_pools_may_offer_one_tool_only_at_different_versions(
         if second is other:
             assert len(register_pools(registry, found)) == 2
             continue
-        with pytest.raises(ConfigError, match=r"pools p and q both offer same 1\.0\.0"):
+        with pytest.raises(ConfigError, match=r"pools\.p and pools\.q both offer same 1\.0\.0"):
             register_pools(registry, found)
 
 
@@ -189,6 +189,19 @@ def test_each_version_of_a_loose_module_is_a_pool(registry: Any, tmp_path: Path)
     written = register_pools(registry, catalog_as_found(config, [], loose, findings, "1"))
     assert [found.plan.name for found in written] == ["one-1-0-0", "two-1-0-0"]
     assert sorted(registry.catalog().tools) == ["one", "two"]
+
+
+def test_two_loose_modules_may_not_offer_the_same_version_of_a_tool(
+    registry: Any, tmp_path: Path
+) -> None:
+    config = parse_config({"modules": ["left", "right"]}, "test", tmp_path)
+    loose = plan_modules(config, "1")
+    both = [{plan.name: Findings([spec("same")])} for plan in loose]
+    found = catalog_as_found(config, [], loose, both, "1")
+    with pytest.raises(
+        ConfigError, match=r"modules \(left\) and modules \(right\) both offer same"
+    ):
+        register_pools(registry, found)
 
 
 def test_callers_are_known_as_the_config_has_them(registry: Any, tmp_path: Path) -> None:
