@@ -64,7 +64,7 @@ class Flight:
         self._facts = facts
         self._loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
-        self._limit: asyncio.Timeout
+        self._limit: asyncio.TimerHandle
         self._waits = Starting("no host took the call")
         self._said_waiting = False
         self._asking: asyncio.Task[None] | None = None
@@ -77,13 +77,14 @@ class Flight:
             ToolTimeout: it was still running at its deadline.
         """
         patience = self._loop.call_later(PATIENCE_S, self._ask_why)
+        self._limit = self._loop.call_later(self.message.queue_timeout_s, self._expire)
         try:
-            async with asyncio.timeout(self.message.queue_timeout_s) as self._limit:
-                return await self._outcome
+            return await self._outcome
         except TimeoutError:
             raise self._too_late() from None
         finally:
             patience.cancel()
+            self._limit.cancel()
             if self._asking is not None:
                 self._asking.cancel()
             carrier, over, self.state = self.carrier, self.state == "done", "done"
@@ -101,8 +102,9 @@ class Flight:
         """A host admitted it: its time begins."""
         if self.state != "done":
             self.state = "acknowledged"
-            if not self._limit.expired():
-                self._limit.reschedule(self._loop.time() + self.message.remaining_s)
+            self._limit.cancel()
+            if not self._outcome.done():
+                self._limit = self._loop.call_later(self.message.remaining_s, self._expire)
             self.emit(event)
 
     def hear(self, reply: Event | Outcome) -> None:
@@ -156,6 +158,10 @@ class Flight:
                 return
             self.waits(diagnosis)
             await asyncio.sleep(PATIENCE_S)
+
+    def _expire(self) -> None:
+        if not self._outcome.done():
+            self._outcome.set_exception(TimeoutError())
 
     def _too_late(self) -> Unavailable | ToolTimeout:
         """What the deadline means, from how far the call came."""
