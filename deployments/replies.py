@@ -181,7 +181,9 @@ class _Watch:
         self._worker = worker
         self._over: asyncio.Future[None] | None = None
         self._failed: Exception | None = None
-        """Why the work was cancelled."""
+        """Why nobody can be answered any more."""
+        self._interrupted = False
+        """Whether the work was cancelled for that."""
         self.following: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -198,9 +200,11 @@ class _Watch:
     def check(self) -> None:
         """
         Raises:
-            Exception: what the work was cancelled for, where that was done here and nowhere else.
+            Exception: why nobody can be answered, unless the work was cancelled by others too.
         """
-        if self._failed is not None and self._worker is not None and not self._worker.uncancel():
+        if self._failed is None or self._worker is None:
+            return
+        if not self._interrupted or not self._worker.uncancel():
             raise self._failed from None
 
     async def _follow(self, over: asyncio.Future[None]) -> None:
@@ -211,8 +215,8 @@ class _Watch:
                 raise ClientGone
         except Exception as error:
             self._failed = error
-            if self._worker is not None:
-                self._worker.cancel()
+            if self._worker is not None and not over.done():
+                self._interrupted = self._worker.cancel()
         finally:
             gone.cancel()
 

@@ -193,7 +193,8 @@ def test_work_ends_when_its_client_has_left() -> None:
     asyncio.run(scenario())
 
 
-def test_work_ends_when_what_it_reports_cannot_be_written() -> None:
+@pytest.mark.parametrize("is_over", [True, False])
+def test_work_ends_when_what_it_reports_cannot_be_written(is_over: bool) -> None:
     async def scenario() -> None:
         async def send(_: dict[str, Any]) -> None:
             raise BrokenPipeError
@@ -202,7 +203,7 @@ def test_work_ends_when_what_it_reports_cannot_be_written() -> None:
 
         async def work() -> Answer:
             reply.notify("n", {})
-            return await forever()
+            return Answer(200, b"{}") if is_over else await forever()
 
         async with asyncio.timeout(5):
             with pytest.raises(BrokenPipeError):
