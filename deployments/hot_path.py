@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from thornback.cluster.catalog import Catalog, ToolSpec
+from thornback.cluster.catalog import Catalog, ToolSpec, content_hash_of
 from thornback.cluster.principals import Caller
 from thornback.cluster.revisions import (
     CAPABILITIES_META,
@@ -186,15 +186,17 @@ class _Mirroring:
     """Which tools have arguments that clients repeat in headers."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[ToolSpec, bool]] = {}
+        self._known: dict[str, bool] = {}
+        """By content hash."""
 
     def has(self, spec: ToolSpec) -> bool:
-        known = self._known.get(spec.name)
-        if known is None or known[0] is not spec:
+        key = spec.content_hash or content_hash_of(spec)
+        known = self._known.get(key)
+        if known is None:
             if len(self._known) >= MAX_KEPT_TOOLS:
                 self._known.clear()
-            known = self._known[spec.name] = (spec, mirrors_arguments(spec))
-        return known[1]
+            known = self._known[key] = mirrors_arguments(spec)
+        return known
 
 
 _encoder = msgspec.json.Encoder()
