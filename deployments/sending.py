@@ -85,6 +85,8 @@ class Sending:
         self._by_reference = by_reference
         self._answered = False
         self._withdrawn = False
+        self._begun = False
+        """Whether the pump has taken its first step: cancelled before, it would take none."""
         self._held_back: dict[int, list[Reply]] = {}
         """By place: replies that wait for one before them, which is being fetched."""
         self._fetches: set[asyncio.Task[None]] = set()
@@ -107,14 +109,18 @@ class Sending:
 
     def _withdraw(self) -> None:
         self._withdrawn = True
-        self._pump.cancel()
+        if self._begun:
+            self._pump.cancel()
 
     # --- the stream -------------------------------------------------------------------------------
 
     async def _carry(self) -> None:
         stream: Stream | None = None
         late = asyncio.get_running_loop().call_later(ACK_TIMEOUT_S, self._late)
+        self._begun = True
         try:
+            if self._withdrawn:
+                raise asyncio.CancelledError
             pool = self._channel.pool
             stream = pool.transport.send(
                 self._replica.replica_id, self._encoded(), by_reference=self._by_reference

@@ -183,6 +183,25 @@ def test_calls_that_come_while_a_send_is_unanswered_travel_in_the_next() -> None
     run(scenario())
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_a_call_that_is_given_up_at_any_moment_holds_up_no_other(turns: int) -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        caller.know(state("r1"))
+        given_up = caller.begin(call(1))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        other = caller.begin(call(2))
+        while "call_2" not in (sent := await caller.sent()).calls:
+            sent.answer(range(len(sent.calls)))
+        sent.answer([0], [(0, DONE)])
+        assert await other == DONE
+
+    run(scenario())
+
+
 def test_a_slow_call_holds_back_no_fast_one_of_its_send() -> None:
     async def scenario() -> None:
         caller = Caller()
