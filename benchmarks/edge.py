@@ -1,6 +1,6 @@
 """CPU of a gateway for each request, without a cluster: the ASGI application, driven in process.
 
-    python benchmarks/edge.py [--seconds 3] [--rounds 3] [--profile hot]
+    python benchmarks/edge.py [--seconds 1] [--rounds 3] [--profile hot]
 
 The same request goes down both paths of `/mcp`, the hot one and the SDK's kernel, and to a bare
 `MCPServer` in its default mode; no sockets, no HTTP parser, no Ray. The tool's pool answers at
