@@ -427,7 +427,12 @@ class Catalog:
 
         None where there is no such tool or this caller may not use it: the same answer.
         """
-        versions = [s for s in self.tools.get(name, ()) if _may_use(caller, s)]
+        known = self.tools.get(name, ())
+        if len(known) == 1:  # as with nearly all tools
+            (spec,) = known
+            asked = version is None or version == spec.version
+            return spec if asked and _may_use(caller, spec) else None
+        versions = [s for s in known if _may_use(caller, s)]
         if version is not None:
             return next((s for s in versions if s.version == version), None)
         return next((s for s in versions if not s.is_prerelease), next(iter(versions), None))

@@ -549,6 +549,8 @@ class ContentMissing(StoreError):
 
 def shown(text: str, limit: int = 80) -> str:
     """A caller's own text, made safe to repeat: one line, printable, at most `limit` characters."""
+    if len(text) <= limit and text.isprintable():
+        return text
     safe = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: limit + 1])
     return safe if len(safe) <= limit else safe[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 

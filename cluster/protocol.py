@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeGuard
 
 import msgspec
@@ -130,6 +130,47 @@ _call_decoder = msgspec.json.Decoder(_CallBody)
 
 
 def _json(body: bytes) -> Any:
+    value = _plain_json(body)
+    return _checked_json(body) if value is None else value
+
+
+def _plain_json(body: bytes) -> Any:
+    """What `_checked_json` gives, many times faster; None where that is not certain.
+
+    This decoder is as strict, except that of doubled keys it keeps the last. Every member of an
+    object has a colon after its key: where there are no more colons than members in what was
+    decoded, no member was dropped. Text with a colon in it is for the other decoder to judge.
+    """
+    try:
+        value = _quick_decoder.decode(body)
+        members = _members(value, MAX_DEPTH)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return value if members == body.count(b":") else None
+
+
+def _members(node: Any, levels: int) -> int:
+    """Members of all objects in `node`.
+
+    Raises:
+        RecursionError: if arrays and objects in it are nested deeper than `levels`.
+    """
+    children: Iterable[Any]
+    if type(node) is dict:
+        count, children = len(node), node.values()
+    elif type(node) is list:
+        count, children = 0, node
+    else:
+        return 0
+    if not levels:
+        raise RecursionError
+    for child in children:
+        if type(child) is dict or type(child) is list:
+            count += _members(child, levels - 1)
+    return count
+
+
+def _checked_json(body: bytes) -> Any:
     try:
         text = body.decode("utf-8")
         value = _decoder.decode(text)
@@ -173,6 +214,7 @@ def _int(digits: str) -> int:
         raise ValueError("an integer has too many digits") from None
 
 
+_quick_decoder = msgspec.json.Decoder()
 _decoder = json.JSONDecoder(
     object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_float, parse_int=_int
 )
@@ -313,7 +355,7 @@ def _data_of(error: ThornbackError) -> dict[str, Any]:
 _encoder = msgspec.json.Encoder()
 
 
-def encode_result(rpc_id: RpcId, result: Mapping[str, Any]) -> bytes:
+def encode_result(rpc_id: RpcId, result: Mapping[str, Any] | msgspec.Raw) -> bytes:
     """A JSON-RPC response. Values that are `msgspec.Raw` go out as the JSON they hold."""
     return _encoder.encode({"jsonrpc": "2.0", "id": rpc_id, "result": result})
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from thornback.cluster.catalog import Catalog
 from thornback.cluster.messages import LogLevel
 from thornback.cluster.principals import Caller
 from thornback.cluster.protocol import Request
 from thornback.cluster.revisions import LOG_LEVEL_META, Revision
+from thornback.deployments.http_edge import Headers
 
 Notify = Callable[[str, Mapping[str, Any]], None]
 """Sends a notification on the response of the request it belongs to; never blocks."""
@@ -23,7 +24,20 @@ LEGACY_LOG_LEVEL: LogLevel = "info"
 live in the session id, and that is fixed when the session begins."""
 
 
-@dataclass
+class Incoming(NamedTuple):
+    """A request that was admitted and understood, before its context is known."""
+
+    request: Request
+    body: bytes
+    """The request as it came."""
+    headers: Headers
+    caller: Caller
+    catalog: Catalog
+    """One catalog from the first look to the answer, whatever changes meanwhile."""
+    call_id: str
+
+
+@dataclass(slots=True)
 class Exchange:
     """A request and everything that its answer is made from."""
 
@@ -33,30 +47,27 @@ class Exchange:
     revision: Revision
     caller: Caller
     catalog: Catalog
-    """One catalog from the first look to the answer, whatever changes meanwhile."""
     capabilities: Mapping[str, Any]
     """The client's, in wire names; of this request or of its session."""
     client_info: Mapping[str, Any] | None
     notify: Notify
     room: Room
     call_id: str
-    error: str = field(default="")
+    error: str = ""
     """Dotted code of the error inside the answer, for the access log."""
+    meta: Mapping[str, Any] = field(init=False)
+    """The request's `_meta`; empty where it has none."""
+    progress_token: str | int | None = field(init=False)
+    """The client's token, where it asked for progress."""
+    log_level: LogLevel | None = field(init=False)
+    """Least level of log messages that may be sent; None: none."""
 
-    @property
-    def meta(self) -> Mapping[str, Any]:
-        return self.request.meta or {}
-
-    @property
-    def progress_token(self) -> str | int | None:
-        """The client's token, where it asked for progress."""
+    def __post_init__(self) -> None:
+        self.meta = self.request.meta or {}
         token = self.meta.get("progressToken")
-        return token if isinstance(token, str | int) and not isinstance(token, bool) else None
-
-    @property
-    def log_level(self) -> LogLevel | None:
-        """Least level of log messages that may be sent; None: none."""
-        if not self.revision.modern:
-            return LEGACY_LOG_LEVEL
-        asked = self.meta.get(LOG_LEVEL_META)
-        return next((level for level in LOG_LEVELS if level == asked), None)
+        is_token = isinstance(token, str | int) and not isinstance(token, bool)
+        self.progress_token = token if is_token else None
+        self.log_level = LEGACY_LOG_LEVEL
+        if self.revision.modern:
+            asked = self.meta.get(LOG_LEVEL_META)
+            self.log_level = asked if asked in LOG_LEVELS else None

@@ -64,7 +64,7 @@ class Flight:
         self._facts = facts
         self._loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
-        self._limit: asyncio.Timeout
+        self._limit: asyncio.TimerHandle
         self._limit_s = message.queue_timeout_s
         """Seconds until the limit, from when it was set."""
         self._waits = Starting("no host took the call")
@@ -79,13 +79,14 @@ class Flight:
             ToolTimeout: it was still running at its deadline.
         """
         patience = self._loop.call_later(PATIENCE_S, self._ask_why)
+        self._limit = self._loop.call_later(self.message.queue_timeout_s, self._expire)
         try:
-            async with asyncio.timeout(self.message.queue_timeout_s) as self._limit:
-                return await self._outcome
+            return await self._outcome
         except TimeoutError:
             raise self._too_late() from None
         finally:
             patience.cancel()
+            self._limit.cancel()
             if self._asking is not None:
                 self._asking.cancel()
             carrier, over, self.state = self.carrier, self.state == "done", "done"
@@ -112,9 +113,10 @@ class Flight:
             self._begins()
 
     def _begins(self) -> None:
-        if not self._limit.expired():
+        self._limit.cancel()
+        if not self._outcome.done():
             self._limit_s = self.message.remaining_s
-            self._limit.reschedule(self._loop.time() + self._limit_s)
+            self._limit = self._loop.call_later(self._limit_s, self._expire)
 
     def hear(self, reply: Event | Outcome) -> None:
         """Its host said something."""
@@ -167,6 +169,10 @@ class Flight:
                 return
             self.waits(diagnosis)
             await asyncio.sleep(PATIENCE_S)
+
+    def _expire(self) -> None:
+        if not self._outcome.done():
+            self._outcome.set_exception(TimeoutError())
 
     def _too_late(self) -> Unavailable | ToolTimeout:
         """What the deadline means, from how far the call came."""

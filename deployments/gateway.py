@@ -28,6 +28,7 @@ from thornback.deployments.contents import ContentReader
 from thornback.deployments.dispatch import Pools
 from thornback.deployments.draining import when_drained
 from thornback.deployments.exchange import Exchange
+from thornback.deployments.hot_path import HotPath
 from thornback.deployments.http_edge import Neighbours, Receive, Scope, drain
 from thornback.deployments.listen import Listening
 from thornback.deployments.lists import Lists
@@ -123,6 +124,7 @@ def assemble(
     observe: Observe,
     clock: Clock,
     keep_alive_s: float = KEEP_ALIVE_S,
+    with_hot_path: bool = True,
 ) -> GatewayApp:
     """A gateway's application from its parts.
 
@@ -130,6 +132,7 @@ def assemble(
         anonymous: Whether everybody is `anonymous`.
         audience: What seals are bound to: the cluster's namespace.
         gateway: Name of this replica in the access log.
+        with_hot_path: False: the SDK's kernel answers everything, to compare with.
         keys: The cluster's key ring; the first seals, all open.
     """
     seals = Seals(keys, audience)
@@ -138,6 +141,7 @@ def assemble(
     lists = Lists(seals, config.page_size, scope)
     reading = Reading(contents, states, scope)
     engine = RoutingEngine(lambda: catalogs.catalog, pools, clock, config.max_timeout_s, observe)
+    tool_calls = ToolCalls(engine, states)
     kernel = Kernel(
         SERVER_NAME,
         version("thornback"),
@@ -153,7 +157,7 @@ def assemble(
             "completion/complete": reading.complete,
             "logging/setLevel": _accept,
         },
-        direct={"tools/list": lists.tools, "tools/call": ToolCalls(engine, states).call},
+        direct={"tools/list": lists.tools, "tools/call": tool_calls.call},
         public=anonymous,
     )
     neighbours = Neighbours(config.host, config.port, config.allowed_hosts, config.allowed_origins)
@@ -166,6 +170,7 @@ def assemble(
         running,
         pass_on_cancel,
         clock,
+        HotPath(kernel, call=tool_calls.call, list_tools=lists.tools) if with_hot_path else None,
     )
     content_endpoint = ContentEndpoint(
         uploads, neighbours, catalogs, clock, anonymous=anonymous, gateway=gateway

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import types
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
 
 from thornback.cluster.errors import HeaderMismatch, HttpRefusal, InvalidRequest
 from thornback.deployments.clock import Clock
 
+T = TypeVar("T")
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
@@ -55,7 +58,7 @@ class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
 
 
-class Headers(Mapping[str, str]):
+class Headers(dict[str, str]):
     """The headers of one request, by lower-case name; none that must be single came twice."""
 
     def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
@@ -64,26 +67,23 @@ class Headers(Mapping[str, str]):
             HttpRefusal: 431 for too many bytes, 401 for two keys, 400 for other doubled headers.
             HeaderMismatch: if a header that says what the request is about came twice.
         """
-        if sum(len(name) + len(value) for name, value in raw) > MAX_HEADER_BYTES:
-            raise HttpRefusal(431, f"headers are larger than {MAX_HEADER_BYTES} bytes")
-        pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
-        self.pairs: Sequence[tuple[str, str]] = pairs
+        self.pairs: Sequence[tuple[str, str]] = [
+            (name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw
+        ]
         """Every line of the header, as it came."""
-        self._values = dict(pairs)
-        counts = Counter(name for name, _ in pairs)
-        for name in sorted(counts):
-            single = name in SINGLE_HEADERS or name.startswith(PARAM_PREFIX)
-            if counts[name] > 1 and single:
-                _refuse_doubled(name)
+        if sum([len(name) + len(value) for name, value in self.pairs]) > MAX_HEADER_BYTES:
+            raise HttpRefusal(431, f"headers are larger than {MAX_HEADER_BYTES} bytes")
+        super().__init__(self.pairs)
+        if len(self) < len(self.pairs):
+            _check_doubled(self.pairs)
 
-    def __getitem__(self, name: str) -> str:
-        return self._values[name]
 
-    def __iter__(self) -> Any:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
+def _check_doubled(pairs: Sequence[tuple[str, str]]) -> None:
+    counts = Counter(name for name, _ in pairs)
+    for name in sorted(counts):
+        single = name in SINGLE_HEADERS or name.startswith(PARAM_PREFIX)
+        if counts[name] > 1 and single:
+            _refuse_doubled(name)
 
 
 def _refuse_doubled(name: str) -> None:
@@ -151,15 +151,31 @@ def check_post(headers: Mapping[str, str]) -> None:
             raise HttpRefusal(400, f"{switch} is not for clients of this cluster")
     if "transfer-encoding" in headers and "content-length" in headers:
         raise HttpRefusal(400, "content-length and transfer-encoding exclude each other")
-    kind, _, parameters = headers.get("content-type", "").partition(";")
-    charset = parameters.replace(" ", "").lower()
-    if kind.strip().lower() != JSON_TYPE or charset not in ("", 'charset="utf-8"', "charset=utf-8"):
+    if not _is_plain_json(headers.get("content-type", "")):
         raise HttpRefusal(415, f"Content-Type must be {JSON_TYPE}")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise HttpRefusal(415, "Content-Encoding is not supported", {"Accept-Encoding": "identity"})
-    accept = headers.get("accept", "*/*")
-    if not (_accepts(accept, JSON_TYPE) and _accepts(accept, STREAM_TYPE)):
+    if not _reads_both_forms(headers.get("accept", "*/*")):
         raise HttpRefusal(406, f"Accept must name {JSON_TYPE} and {STREAM_TYPE}")
+
+
+# Nearly all clients spell these two headers in one of a few ways.
+
+
+@lru_cache(maxsize=64)
+def _is_plain_json(content_type: str) -> bool:
+    kind, _, parameters = content_type.partition(";")
+    charset = parameters.replace(" ", "").lower()
+    return kind.strip().lower() == JSON_TYPE and charset in (
+        "",
+        'charset="utf-8"',
+        "charset=utf-8",
+    )
+
+
+@lru_cache(maxsize=64)
+def _reads_both_forms(accept: str) -> bool:
+    return _accepts(accept, JSON_TYPE) and _accepts(accept, STREAM_TYPE)
 
 
 def _accepts(accept: str, media_type: str) -> bool:
@@ -211,8 +227,7 @@ async def next_piece(receive: Receive, clock: Clock, latest: float) -> tuple[byt
         ClientGone: if the client went away.
     """
     try:
-        async with asyncio.timeout(BODY_PAUSE_S):
-            message = await receive()
+        message = await _AtOnceOrWithin(BODY_PAUSE_S, receive())
     except TimeoutError:
         raise HttpRefusal(408, "the body stopped coming", {"Connection": "close"}) from None
     if message["type"] == "http.disconnect":
@@ -220,6 +235,47 @@ async def next_piece(receive: Receive, clock: Clock, latest: float) -> tuple[byt
     if clock.monotonic() > latest:
         raise HttpRefusal(408, "the body came too slowly", {"Connection": "close"})
     return message.get("body", b""), message.get("more_body", False)
+
+
+class _AtOnceOrWithin(Generic[T]):
+    """Awaits something that is nearly always there, with a time limit for when it is not.
+
+    A time limit costs more than all else about reading a small body, and is not needed for what
+    does not wait. So the first step is done here, and only one that waits gets a limit.
+    """
+
+    def __init__(self, seconds: float, awaitable: Awaitable[T]) -> None:
+        self._seconds = seconds
+        self._awaitable = awaitable
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._awaitable.__await__()
+        try:
+            waits_for = next(steps)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+        return (yield from self._limited(_resumed(steps, waits_for)).__await__())
+
+    async def _limited(self, rest: Awaitable[T]) -> T:
+        async with asyncio.timeout(self._seconds):
+            return await rest
+
+
+@types.coroutine
+def _resumed(steps: Generator[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    """The rest of `steps`, which wait at this moment."""
+    try:
+        while True:
+            try:
+                sent = yield waits_for
+            except BaseException as error:
+                waits_for = steps.throw(error)
+            else:
+                waits_for = steps.send(sent)
+    except StopIteration as done:
+        found: T = done.value
+        return found
 
 
 def ending(receive: Receive) -> Receive:
@@ -237,6 +293,12 @@ def ending(receive: Receive) -> Receive:
         return message
 
     return next_message
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def drain(receive: Receive, size: int = 0) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -17,7 +17,6 @@ import msgspec
 from thornback.cluster.catalog import Catalog
 from thornback.cluster.errors import (
     CallCancelled,
-    HeaderMismatch,
     HttpRefusal,
     InvalidRequest,
     ThornbackError,
@@ -41,18 +40,14 @@ from thornback.cluster.protocol import (
     rpc_error,
 )
 from thornback.cluster.revisions import (
-    ASSUMED,
-    LATEST_LEGACY,
     MODERN,
     REVISIONS,
     SUPPORTED_MODERN,
-    VERSION_META,
-    Revision,
-    revision_asked,
 )
 from thornback.deployments.access_log import AccessRecord, recorded
 from thornback.deployments.clock import Clock
-from thornback.deployments.exchange import Exchange
+from thornback.deployments.exchange import Exchange, Incoming
+from thornback.deployments.hot_path import HotPath
 from thornback.deployments.http_edge import (
     ClientGone,
     Headers,
@@ -60,20 +55,24 @@ from thornback.deployments.http_edge import (
     Receive,
     Scope,
     check_post,
+    disconnected,
     drain,
     read_body,
 )
 from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Reply, Send, send_answer
+from thornback.deployments.request_contexts import (
+    SESSION_HEADER,
+    VERSION_HEADER,
+    exchange_of,
+    session_of,
+)
 from thornback.deployments.running_calls import Key, RunningCalls
-from thornback.deployments.sdk import Kernel, check_param_headers, read_envelope
-from thornback.deployments.sessions import Session, Sessions, session_key
-from thornback.deployments.tool_calls import requested_version
-
-VERSION_HEADER = "mcp-protocol-version"
-SESSION_HEADER = "mcp-session-id"
+from thornback.deployments.sdk import Kernel
+from thornback.deployments.sessions import Sessions, session_key
 
 logger = logging.getLogger(__name__)
 
+Serve = Callable[[Exchange], Awaitable[Mapping[str, Any] | msgspec.Raw]]
 PassOnCancel = Callable[[Principal, Key], None]
 """Has a call cancelled that another gateway may run: `Cancellations.pass_on`."""
 
@@ -121,7 +120,13 @@ class McpEndpoint:
         running: RunningCalls,
         pass_on_cancel: PassOnCancel,
         clock: Clock,
+        hot: HotPath | None = None,
     ) -> None:
+        """
+        Args:
+            hot: None: everything goes through the kernel, which makes no difference but for time.
+        """
+        self._hot = hot
         self._settings = settings
         self._neighbours = neighbours
         self._catalogs = catalogs
@@ -155,7 +160,8 @@ class McpEndpoint:
             await send_answer(send, _refusal(None, error, record))
             return
         if isinstance(message, Request):
-            await self._request(message, body, headers, caller, catalog, receive, send, record)
+            incoming = Incoming(message, body, headers, caller, catalog, record.call_id)
+            await self._request(incoming, receive, send, record)
         else:
             await send_answer(send, await self._acknowledge(message, headers, caller, record))
 
@@ -209,23 +215,17 @@ class McpEndpoint:
     # --- requests ---------------------------------------------------------------------------------
 
     async def _request(
-        self,
-        request: Request,
-        body: bytes,
-        headers: Headers,
-        caller: Caller,
-        catalog: Catalog,
-        receive: Receive,
-        send: Send,
-        record: AccessRecord,
+        self, incoming: Incoming, receive: Receive, send: Send, record: AccessRecord
     ) -> None:
-        reply = Reply(send, self._settings.keep_alive_s)
+        request, reply = incoming.request, Reply(send, self._settings.keep_alive_s)
         record.method, record.name = request.method, _name_of(request)
+        plain = session = None
         try:
-            session = self._session_of(request, headers, caller)
-            exchange = _exchange(
-                request, body, headers, caller, catalog, session, reply, record.call_id
-            )
+            if self._hot is not None:
+                plain = self._hot.exchange(incoming, reply)
+            if plain is None:
+                session = session_of(incoming, self._sessions)
+                exchange = exchange_of(incoming, session, reply)
         except ThornbackError as error:
             await send_answer(send, _refusal(request.id, error, record))
             return
@@ -235,10 +235,15 @@ class McpEndpoint:
             record.status = answer.status
             await send_answer(send, answer)
             return
+        if self._hot is not None and plain is not None:
+            await self._answer_here(self._hot, plain, reply, receive, record)
+            return
         record.revision = exchange.revision.name
-        key = None if session is None else (session_key(headers[SESSION_HEADER]), request.id)
-        work = self._running.start(self._work(exchange), key)
-        gone = asyncio.ensure_future(_disconnected(receive))
+        key = (
+            None if session is None else (session_key(incoming.headers[SESSION_HEADER]), request.id)
+        )
+        work = self._running.start(self._work(exchange, self._kernel.serve), key)
+        gone = asyncio.ensure_future(disconnected(receive))
         try:
             await reply.follow(work, gone)
             if not work.done():
@@ -254,13 +259,40 @@ class McpEndpoint:
             if exchange.revision.modern:
                 work.cancel()
 
-    async def _work(self, exchange: Exchange) -> Answer:
+    async def _answer_here(
+        self,
+        hot: HotPath,
+        exchange: Exchange,
+        reply: Reply,
+        receive: Receive,
+        record: AccessRecord,
+    ) -> None:
+        """Answer a request in this task: it is one of 2026-07-28, and ends with its connection."""
+        record.revision = exchange.revision.name
+        task = self._running.enter()
+        try:
+            answer = await reply.during(self._work_here(exchange, hot, task), receive)
+            record.status, record.error = answer.status, exchange.error
+            await reply.finish(answer)
+        finally:
+            self._running.leave(task)
+            reply.abandon()
+
+    async def _work_here(self, exchange: Exchange, hot: HotPath, task: asyncio.Task[Any]) -> Answer:
+        try:
+            return await self._work(exchange, hot.serve)
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+            return _cancelled(exchange)  # not this request, but what it waited for
+
+    async def _work(self, exchange: Exchange, serve: Serve) -> Answer:
         """The answer to a request; raises nothing but `CancelledError`."""
         rpc_id, modern = exchange.request.id, exchange.revision.modern
         try:
             if exchange.request.method == "initialize" and not modern:
                 return await self._initialize(exchange)
-            return Answer(200, encode_result(rpc_id, await self._kernel.serve(exchange)))
+            return Answer(200, encode_result(rpc_id, await serve(exchange)))
         except ThornbackError as error:
             exchange.error = error.code
             return _error_answer(rpc_id, rpc_error(error), keep_status=modern)
@@ -277,92 +309,10 @@ class McpEndpoint:
         body = encode_result(exchange.request.id, result)
         return Answer(200, body, {"Mcp-Session-Id": session_id})
 
-    def _session_of(self, request: Request, headers: Headers, caller: Caller) -> Session | None:
-        """The session of a request of an older revision, None where it names none.
-
-        Raises:
-            HttpRefusal: 404 for a session that is not this caller's.
-            HeaderMismatch: if the header names another revision than the session agreed on.
-        """
-        asked = revision_asked(headers.get(VERSION_HEADER), request.meta)
-        if request.method == "initialize" or (asked is not None and asked.modern):
-            return None
-        if SESSION_HEADER not in headers:
-            return None
-        session = self._sessions.read(headers[SESSION_HEADER], caller.principal)
-        if asked is not None and asked != session.revision:
-            raise HeaderMismatch(
-                f"MCP-Protocol-Version header says {asked.name}, the session agreed on "
-                f"{session.revision_name}"
-            )
-        return session
-
-
-def _exchange(
-    request: Request,
-    body: bytes,
-    headers: Headers,
-    caller: Caller,
-    catalog: Catalog,
-    session: Session | None,
-    reply: Reply,
-    call_id: str,
-) -> Exchange:
-    """The request with its context, which is its own, its session's or none.
-
-    Raises:
-        ThornbackError: if headers and body of a request of 2026-07-28 do not agree.
-    """
-    version = headers.get(VERSION_HEADER)
-    revision = revision_asked(version, request.meta)
-    capabilities: Mapping[str, Any] = {}
-    info: Mapping[str, Any] | None = None
-    if revision is not None and revision.modern:
-        if version != MODERN.name and VERSION_META not in (request.meta or {}):
-            raise UnsupportedVersion(version or "", SUPPORTED_MODERN)
-        capabilities, info = read_envelope(request, headers)
-        _check_param_headers(request, headers, caller, catalog)
-    elif session is not None:
-        revision, capabilities = session.revision, session.capabilities
-        info = {"name": session.client_name, "version": session.client_version}
-    return Exchange(
-        request=request,
-        body=body,
-        revision=revision or _assumed(request),
-        caller=caller,
-        catalog=catalog,
-        capabilities=capabilities,
-        client_info=info,
-        notify=reply.notify,
-        room=reply.room,
-        call_id=call_id,
-    )
-
-
-def _assumed(request: Request) -> Revision:
-    return LATEST_LEGACY if request.method == "initialize" else ASSUMED
-
-
-def _check_param_headers(
-    request: Request, headers: Headers, caller: Caller, catalog: Catalog
-) -> None:
-    name, arguments = request.params.get("name"), request.params.get("arguments")
-    if request.method == "tools/call" and isinstance(name, str):
-        spec = catalog.tool(name, caller, requested_version(request.meta or {}))
-        if spec is not None:
-            given = arguments if isinstance(arguments, dict) else {}
-            check_param_headers(spec, given, headers)
-
 
 def _name_of(request: Request) -> str:
     name = request.params.get("name", request.params.get("uri", ""))
     return name if isinstance(name, str) else ""
-
-
-async def _disconnected(receive: Receive) -> None:
-    """Return when the client has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _refusal(rpc_id: RpcId | None, error: ThornbackError, record: AccessRecord) -> Answer:

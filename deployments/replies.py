@@ -14,11 +14,19 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from thornback.cluster.protocol import encode_notification
-from thornback.deployments.http_edge import JSON_TYPE, STREAM_TYPE
+from thornback.deployments.http_edge import (
+    JSON_TYPE,
+    STREAM_TYPE,
+    ClientGone,
+    Receive,
+    disconnected,
+)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 KEEP_ALIVE_S = 15.0
+WATCH_AFTER_S = 0.02
+"""Until then nobody looks whether a client that waits for its answer is still there."""
 LINGER_S = 0.5
 """Between an answer after which the connection ends, and that end."""
 MAX_WAITING_NOTIFICATIONS = 1024
@@ -29,6 +37,7 @@ ROOM_NOTIFICATIONS = 64
 ROOM_BYTES = 256 * 1024
 """Where more than this waits, whoever can wait for room does: its items are not lost."""
 
+_JSON_HEADER = (b"content-type", JSON_TYPE.encode())
 _STREAM_HEADERS = [
     (b"content-type", STREAM_TYPE.encode()),
     (b"cache-control", b"no-cache, no-transform"),
@@ -58,11 +67,15 @@ class Reply:
         """Set when something was written, and when nothing will be any more."""
         self._streaming = False
         self._abandoned = False
+        self._on_first: Callable[[], None] | None = None
+        """Called before anything is queued."""
 
     def notify(self, method: str, params: Mapping[str, Any]) -> None:
         """Queue a notification; it is sent before the answer."""
         if self._abandoned:
             return
+        if self._on_first is not None:
+            self._on_first()
         self._waiting.append(encode_notification(method, params))
         self._waiting_bytes += len(self._waiting[-1])
         while (
@@ -88,7 +101,33 @@ class Reply:
         self._waiting_bytes = 0
         self._written.set()
 
-    async def follow(self, work: asyncio.Task[Answer], gone: asyncio.Future[None]) -> None:
+    async def during(self, work: Awaitable[Answer], receive: Receive) -> Answer:
+        """Await `work` in the current task, write what it reports, and give its answer.
+
+        For work that is over as soon as its client is gone. Nobody watches for that at first: most
+        work ends sooner than a client could leave, and says nothing before.
+
+        Raises:
+            ClientGone: if the client left; the work was cancelled.
+        """
+        watch = _Watch(self, receive, asyncio.current_task())
+        timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, watch.begin)
+        self._on_first = watch.begin
+        try:
+            answer = await work
+        except asyncio.CancelledError:
+            watch.check()
+            raise
+        finally:
+            timer.cancel()
+            self._on_first = None
+            watch.end()
+        if watch.following is not None:
+            await watch.following
+            watch.check()
+        return answer
+
+    async def follow(self, work: asyncio.Future[Any], gone: asyncio.Future[None]) -> None:
         """Write what `work` reports, until it is done or the client is `gone`.
 
         Afterwards, unless the client is gone, `finish` is due.
@@ -133,12 +172,61 @@ class Reply:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
 
+class _Watch:
+    """Follows work that another task does, and cancels that task when its client has gone."""
+
+    def __init__(self, reply: Reply, receive: Receive, worker: asyncio.Task[Any] | None) -> None:
+        self._reply = reply
+        self._receive = receive
+        self._worker = worker
+        self._over: asyncio.Future[None] | None = None
+        self._failed: Exception | None = None
+        """Why nobody can be answered any more."""
+        self._interrupted = False
+        """Whether the work was cancelled for that."""
+        self.following: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        if self.following is None:
+            loop = asyncio.get_running_loop()
+            self._over = loop.create_future()
+            self.following = loop.create_task(self._follow(self._over))
+
+    def end(self) -> None:
+        """The work is over."""
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    def check(self) -> None:
+        """
+        Raises:
+            Exception: why nobody can be answered, unless the work was cancelled by others too.
+        """
+        if self._failed is None or self._worker is None:
+            return
+        if not self._interrupted or not self._worker.uncancel():
+            raise self._failed from None
+
+    async def _follow(self, over: asyncio.Future[None]) -> None:
+        gone = asyncio.ensure_future(disconnected(self._receive))
+        try:
+            await self._reply.follow(over, gone)
+            if not over.done():
+                raise ClientGone
+        except Exception as error:
+            self._failed = error
+            if self._worker is not None and not over.done():
+                self._interrupted = self._worker.cancel()
+        finally:
+            gone.cancel()
+
+
 async def send_answer(send: Send, answer: Answer) -> None:
     """Write a whole response that is not a stream."""
     headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
     if answer.body:
-        headers.append((b"content-type", JSON_TYPE.encode()))
-    headers.append((b"content-length", str(len(answer.body)).encode()))
+        headers.append(_JSON_HEADER)
+    headers.append((b"content-length", b"%d" % len(answer.body)))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     closing = answer.headers.get("Connection") == "close"
     await send({"type": "http.response.body", "body": answer.body, "more_body": closing})

@@ -148,7 +148,8 @@ class RoutingEngine:
         timeout_s = min(spec.call.timeout_s, self._max_timeout_s)
         queue_timeout_s = min(spec.call.queue_timeout_s, self._max_timeout_s)
         fitting = await self._fitting(spec, call.arguments)
-        call = msgspec.structs.replace(call, arguments=fitting)
+        if fitting is not call.arguments:
+            call = msgspec.structs.replace(call, arguments=fitting)
         return await self._attempt(call, spec, pool, reports, timeout_s, queue_timeout_s)
 
     async def _fitting(self, spec: ToolSpec, arguments: bytes) -> bytes:

@@ -23,7 +23,7 @@ class RunningCalls:
 
     def __init__(self) -> None:
         self._named: dict[Key, asyncio.Task[Answer]] = {}
-        self._all: set[asyncio.Task[Answer]] = set()
+        self._all: set[asyncio.Task[Any]] = set()
 
     def start(
         self, work: Coroutine[Any, Any, Answer], key: Key | None = None
@@ -40,6 +40,16 @@ class RunningCalls:
             task.add_done_callback(lambda done: self._forget(key, done))
         return task
 
+    def enter(self) -> asyncio.Task[Any]:
+        """Count what the current task does as running, until it `leave`s."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._all.add(task)
+        return task
+
+    def leave(self, task: asyncio.Task[Any]) -> None:
+        self._all.discard(task)
+
     def cancel(self, key: Key) -> bool:
         """Cancel what runs under `key`; False where nothing does here."""
         task = self._named.get(key)
@@ -48,7 +58,7 @@ class RunningCalls:
     def __len__(self) -> int:
         return len(self._all)
 
-    def __iter__(self) -> Iterator[asyncio.Task[Answer]]:
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
         return iter(tuple(self._all))
 
     def _forget(self, key: Key, task: asyncio.Task[Answer]) -> None:

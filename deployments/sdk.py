@@ -45,6 +45,7 @@ from thornback.cluster.errors import (
 from thornback.cluster.revisions import (
     CAPABILITIES_META,
     LATEST_LEGACY,
+    MODERN,
     REVISIONS,
     SERVER_INFO_META,
     SUPPORTED_MODERN,
@@ -104,6 +105,7 @@ class Kernel:
         for method, handler in {**handlers, **direct}.items():
             self._server.add_request_handler(method, _PARAMS[method], _adapted(handler))
         self._direct = dict(direct)
+        self._stamp = msgspec.Raw(msgspec.json.encode(self._server.server_info_stamp))
         self._server.middleware.append(self._go_direct)
 
     async def serve(self, exchange: Exchange) -> dict[str, Any]:
@@ -150,10 +152,12 @@ class Kernel:
         validate_client_request(ctx.method, ctx.protocol_version, ctx.params)
         exchange = cast(Exchange, ctx.request)
         result = await handler(exchange)
-        if exchange.revision.modern:
-            meta = {**result.get("_meta", {}), SERVER_INFO_META: self._server.server_info_stamp}
-            result = {"resultType": "complete", **result, "_meta": meta}
-        return result
+        return self.completed(result) if exchange.revision.modern else result
+
+    def completed(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """A result of a direct method with what every result of 2026-07-28 has."""
+        meta = {**result.get("_meta", {}), SERVER_INFO_META: self._stamp}
+        return {"resultType": "complete", **result, "_meta": meta}
 
 
 def read_envelope(
@@ -177,6 +181,20 @@ def read_envelope(
     return capabilities, info if isinstance(info, dict) else None
 
 
+def fits_envelope(meta: Mapping[str, Any]) -> bool:
+    """Whether the kernel has nothing against the `_meta` of a request of 2026-07-28."""
+    try:
+        validate_client_request("server/discover", MODERN.name, {"_meta": meta})
+    except ValidationError:
+        return False
+    return True
+
+
+def mirrors_arguments(spec: ToolSpec) -> bool:
+    """Whether clients may have to repeat arguments of a tool in headers."""
+    return b"x-mcp-header" in bytes(spec.input_schema)
+
+
 def check_param_headers(
     spec: ToolSpec, arguments: Mapping[str, Any], headers: Mapping[str, str]
 ) -> None:
@@ -185,7 +203,7 @@ def check_param_headers(
     Raises:
         HeaderMismatch: if one is missing, superfluous, malformed or different.
     """
-    if b"x-mcp-header" not in bytes(spec.input_schema):
+    if not mirrors_arguments(spec):
         return
     rejection = validate_mcp_param_headers(json.loads(bytes(spec.input_schema)), arguments, headers)
     if rejection is not None:

@@ -117,8 +117,8 @@ class ToolCalls:
             version=requested_version(meta),
             progress=exchange.progress_token is not None,
             log_level=exchange.log_level,
-            capabilities=msgspec.json.encode(exchange.capabilities),
-            input_responses=None if responses is None else msgspec.json.encode(responses),
+            capabilities=_encoder.encode(exchange.capabilities) if exchange.capabilities else b"{}",
+            input_responses=None if responses is None else _encoder.encode(responses),
             request_state=self._states.open(exchange) if modern else None,
             traceparent=traceparent if isinstance(traceparent, str) else None,
         )
@@ -222,16 +222,20 @@ class _Parts(msgspec.Struct, rename="camel"):
     meta: dict[str, msgspec.Raw] = msgspec.field(name="_meta", default_factory=dict)
 
 
+_encoder = msgspec.json.Encoder()
 _parts_decoder = msgspec.json.Decoder(_Parts)
 
 
 def _shaped(exchange: Exchange, outcome: Complete, routed: Routed) -> dict[str, Any]:
     """The `CallToolResult` of a finished call as the exchange's revision has it."""
     parts, revision = _parts_decoder.decode(outcome.result), exchange.revision
-    # A tool must not sign for the server.
-    meta: dict[str, Any] = {k: v for k, v in parts.meta.items() if k != SERVER_INFO_META}
-    usage = {"queueS": routed.queue_s, "runS": outcome.run_s, "cpuS": outcome.cpu_s}
-    meta[USAGE_META] = {name: round(seconds, 6) for name, seconds in usage.items()}
+    meta: dict[str, Any] = parts.meta
+    meta.pop(SERVER_INFO_META, None)  # a tool must not sign for the server
+    meta[USAGE_META] = {
+        "queueS": round(routed.queue_s, 6),
+        "runS": round(outcome.run_s, 6),
+        "cpuS": round(outcome.cpu_s, 6),
+    }
     meta[VERSION_META] = routed.version
     if routed.attempts > 1:
         meta[ATTEMPTS_META] = routed.attempts

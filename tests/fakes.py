@@ -144,7 +144,12 @@ class FakePool:
             loop.call_soon_threadsafe(emit, event)
 
         context = ToolContext.of(message, arrive)
-        return await run(self._tools[message.tool], message.arguments, context)
+        outcome = await run(self._tools[message.tool], message.arguments, context)
+        # An outcome arrives after what was said before it, as it does in a host's stream.
+        arrived: asyncio.Future[None] = loop.create_future()
+        loop.call_soon_threadsafe(arrived.set_result, None)
+        await arrived
+        return outcome
 
 
 class FakePools:

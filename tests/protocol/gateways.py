@@ -115,7 +115,7 @@ class Cluster:
         self.observed: list[CallFacts] = []
         """Of the calls that are over, through whichever gateway."""
 
-    def gateway(self) -> Client:
+    def gateway(self, *, with_hot_path: bool = True) -> Client:
         """One more gateway of this cluster, and a client of it."""
         running, listening = RunningCalls(), Listening()
         self._gateways.append(running)
@@ -140,6 +140,7 @@ class Cluster:
             observe=self.observed.append,
             clock=clock,
             keep_alive_s=self._keep_alive_s,
+            with_hot_path=with_hot_path,
         )
         return Client(app, running)
 

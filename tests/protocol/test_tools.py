@@ -7,7 +7,8 @@ from tests.protocol import tools_under_test
 from tests.protocol.gateways import META, MODERN, POOL, Client, Cluster
 from thornback.cluster.errors import Overloaded
 from thornback.cluster.messages import WIRE_VERSION, Raised
-from thornback.deployments import mcp_endpoint
+from thornback.deployments import request_contexts
+from thornback.deployments.hot_path import HotPath
 from thornback.tools.definition import tool_of
 
 pytestmark = pytest.mark.anyio
@@ -103,14 +104,23 @@ async def test_a_bug_of_ours_is_told_as_an_id(
 
 
 @pytest.mark.requirement("errors:no-secrets")
+@pytest.mark.parametrize(
+    ("where", "function", "method"),
+    [(HotPath, "exchange", "tools/list"), (request_contexts, "read_envelope", "resources/list")],
+)
 async def test_so_is_a_bug_before_the_request_is_understood(
-    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: object,
+    function: str,
+    method: str,
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr(mcp_endpoint, "read_envelope", broken)
-    answered = await client.tool("add", {"a": 1, "b": 2})
+    monkeypatch.setattr(where, function, broken)
+    answered = await client.call(method)
     assert (answered.status, answered.error["code"]) == (200, -32603)
     assert b"hunter2" not in answered.body
     assert answered.error["data"]["errorId"] in caplog.text

@@ -1,6 +1,10 @@
 """Bytes to a message, errors to the wire; bodies that are refused are in `tests/protocol`."""
 
+import json
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from thornback.cluster import errors
 from thornback.cluster.errors import InvalidRequest, ParseError, ThornbackError
@@ -9,6 +13,8 @@ from thornback.cluster.protocol import (
     Notification,
     Request,
     Response,
+    _checked_json,
+    _plain_json,
     decode_message,
     encode_error,
     encode_result,
@@ -68,6 +74,43 @@ def test_the_deepest_body_that_is_read_is_one_level_above_the_shallowest_that_is
 def test_arguments_keep_the_bytes_they_came_in(params: bytes, arguments: bytes) -> None:
     body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":' + params + b"}"
     assert raw_arguments(body) == arguments
+
+
+JSON_PIECES = st.sampled_from(
+    [
+        *('{"a":1', ',"b":[2.5e3,null,true]', ',"a":2', ',"c":{"a":"x:y"}', ',"d":{}', "}", "}}"),
+        *('"\\u00e9\\ud83d\\ude00"', '"\\ud800"', "1e999", "NaN", "-0", "01"),
+        *("[", "]", ":", ",", " ", "\x00", "\xff"),
+    ]
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(JSON_PIECES, max_size=8), st.sampled_from(["utf-8", "latin-1"]))
+def test_what_the_quick_decoder_is_sure_of_is_what_the_strict_one_says(
+    pieces: list[str], encoding: str
+) -> None:
+    body = "".join(pieces).encode(encoding)
+    quick = _plain_json(body)
+    if quick is not None:
+        assert json.dumps(_checked_json(body)) == json.dumps(quick)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_sure"),
+    [
+        (b'{"a":{"b":[{"c":1}]}}', True),
+        (b'{"a":1,"a":1}', False),
+        (b'{"a":{"b":1,"b":2},"c":"text"}', False),
+        (b'{"a":"text: with a colon"}', False),
+        (b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, True),
+        (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), False),
+    ],
+)
+def test_the_quick_decoder_is_sure_where_no_member_can_be_missing(
+    body: bytes, is_sure: bool
+) -> None:
+    assert (_plain_json(body) is not None) == is_sure
 
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda e: type(e).__name__)

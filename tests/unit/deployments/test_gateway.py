@@ -1,8 +1,10 @@
 """The application around the endpoints, and the reply that they write."""
 
 import asyncio
+import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from tests.fakes import FakeClock
 from thornback.cluster.catalog import Catalog
+from thornback.deployments import access_log
 from thornback.deployments.access_log import AccessRecord, log_to_output, recorded, write_access
 from thornback.deployments.gateway import Gateway, GatewayApp
 from thornback.deployments.http_edge import ClientGone
@@ -127,7 +130,8 @@ def test_every_request_is_logged_however_it_ends(
 
 
 @pytest.fixture
-def logging_restored() -> Iterator[None]:
+def logging_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(access_log, "_write", access_log._write)
     loggers = [logging.getLogger(name) for name in ("thornback", "thornback.access")]
     kept = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     yield
@@ -144,3 +148,38 @@ def test_access_records_stand_alone_on_their_lines(capfd: pytest.CaptureFixture[
     printed = capfd.readouterr()
     assert json.loads(printed.out)["name"] == "x\N{REPLACEMENT CHARACTER}{}"
     assert printed.err.endswith("INFO thornback.deployments: apart\n")
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_lines_of_one_round_of_the_loop_are_written_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Counted(io.StringIO):
+        flushes = 0
+
+        def flush(self) -> None:
+            self.flushes += 1
+
+    async def scenario() -> None:
+        for number in range(5):
+            write_access(AccessRecord(1.0, "g", f"call_{number}"))
+        await asyncio.sleep(0)
+
+    output = Counted()
+    monkeypatch.setattr(sys, "__stdout__", output)
+    log_to_output()
+    asyncio.run(scenario())
+    lines = [json.loads(line)["call_id"] for line in output.getvalue().splitlines()]
+    assert (lines, output.flushes) == ([f"call_{number}" for number in range(5)], 1)
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_an_output_that_takes_no_more_stops_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(sys, "__stdout__", Full())
+    log_to_output()
+    with recorded(FakeClock(), "g") as record:
+        record.status = 200

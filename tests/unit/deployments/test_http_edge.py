@@ -100,6 +100,31 @@ def test_a_body_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     assert refused.value.status == 408
 
 
+def test_a_body_that_has_to_be_waited_for_comes_whole() -> None:
+    async def scenario() -> bytes:
+        came: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+        reading = asyncio.create_task(read_body(came.get, {}, 3, FakeClock()))
+        for message in (piece(b"a", more=True), piece(b"b", more=True), piece(b"c")):
+            await asyncio.sleep(0)
+            came.put_nowait(message)
+        async with asyncio.timeout(5):
+            return await reading
+
+    assert asyncio.run(scenario()) == b"abc"
+
+
+def test_reading_a_body_can_be_cancelled_while_it_waits() -> None:
+    async def scenario() -> None:
+        came: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+        reading = asyncio.create_task(read_body(came.get, {}, 3, FakeClock()))
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+    asyncio.run(scenario())
+
+
 def test_a_body_that_trickles_is_given_up_however_short_its_pauses_are() -> None:
     clock, seconds = FakeClock(), 0
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from thornback.deployments.http_edge import ClientGone
 from thornback.deployments.replies import (
     MAX_WAITING_BYTES,
     ROOM_BYTES,
@@ -110,5 +111,123 @@ def test_a_client_that_is_gone_keeps_nobody_waiting_for_room() -> None:
         for _ in range(ROOM_NOTIFICATIONS + 1):
             reply.notify("n", {})
         await asyncio.wait_for(reply.room(), 5)
+
+    asyncio.run(scenario())
+
+
+class Front:
+    """The front end of one request: what it was sent, and a client that leaves when told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.written = asyncio.Event()
+        self.left = asyncio.Event()
+        self.asked = asyncio.Event()
+        """Set when somebody looked whether the client is there."""
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+        if message.get("body"):
+            self.written.set()
+
+    async def receive(self) -> dict[str, Any]:
+        self.asked.set()
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+async def forever() -> Answer:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def test_work_that_is_soon_over_is_not_watched() -> None:
+    async def scenario() -> None:
+        front = Front()
+
+        async def work() -> Answer:
+            await asyncio.sleep(0)
+            return Answer(200, b"{}")
+
+        assert await Reply(front.send).during(work(), front.receive) == Answer(200, b"{}")
+        assert not front.asked.is_set()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
+def test_what_work_reports_is_written_while_it_goes_on() -> None:
+    async def scenario() -> None:
+        front = Front()
+        reply = Reply(front.send)
+
+        async def work() -> Answer:
+            reply.notify("n", {"step": 1})
+            await front.written.wait()
+            reply.notify("n", {"step": 2})
+            return Answer(200, b"{}")
+
+        async with asyncio.timeout(5):
+            await reply.finish(await reply.during(work(), front.receive))
+        assert front.body.count(b"event: message") == 3
+        assert front.body.index(b'"step":2') < front.body.index(b"data: {}")
+
+    asyncio.run(scenario())
+
+
+def test_work_ends_when_its_client_has_left() -> None:
+    async def scenario() -> None:
+        front = Front()
+        front.left.set()
+        async with asyncio.timeout(5):
+            with pytest.raises(ClientGone):
+                await Reply(front.send).during(forever(), front.receive)
+        task = asyncio.current_task()
+        assert task is not None
+        assert not task.cancelling()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_work_ends_when_what_it_reports_cannot_be_written(is_over: bool) -> None:
+    async def scenario() -> None:
+        async def send(_: dict[str, Any]) -> None:
+            raise BrokenPipeError
+
+        reply = Reply(send)
+
+        async def work() -> Answer:
+            reply.notify("n", {})
+            return Answer(200, b"{}") if is_over else await forever()
+
+        async with asyncio.timeout(5):
+            with pytest.raises(BrokenPipeError):
+                await reply.during(work(), Front().receive)
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_is_cancelled_from_outside_stays_cancelled() -> None:
+    async def scenario() -> None:
+        front = Front()
+        reply = Reply(front.send)
+
+        async def work() -> Answer:
+            reply.notify("n", {})
+            return await forever()
+
+        request = asyncio.create_task(reply.during(work(), front.receive))
+        async with asyncio.timeout(5):
+            await front.asked.wait()
+            watching = asyncio.all_tasks() - {asyncio.current_task(), request}
+            request.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await request
+            await asyncio.wait(watching)
 
     asyncio.run(scenario())
