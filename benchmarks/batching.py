@@ -1,6 +1,6 @@
 """What batching does for `text_embed`, in one process: no Ray, no HTTP, the same model and threads.
 
-    python benchmarks/batching.py [--seconds 8] [--runs 3] [--clients 64]
+    python -m benchmarks batching [--seconds 8] [--runs 3] [--clients 64]
 
 Clients in a closed loop, one fresh short text a call; the order of the kinds alternates from run to
 run. Prints a JSON line for each measurement, and the medians.
@@ -68,7 +68,7 @@ async def measured(send: Send, clients: int, seconds: float) -> dict[str, float]
     }
 
 
-async def main(clients: int, seconds: float, runs: int) -> None:
+async def compare(clients: int, seconds: float, runs: int) -> None:
     threads = CountedThreads(1024)
     sizes: list[int] = []
     batcher = Batcher(threads, started=lambda tool, calls: sizes.append(calls))
@@ -97,10 +97,10 @@ async def main(clients: int, seconds: float, runs: int) -> None:
     threads.shutdown(wait=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--clients", type=int, default=64)
     given = parser.parse_args()
-    asyncio.run(main(given.clients, given.seconds, given.runs))
+    asyncio.run(compare(given.clients, given.seconds, given.runs))
