@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import resource
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,6 +42,7 @@ def main() -> int:
         sys.argv[0] = f"python -m benchmarks {name}"
         return importlib.import_module(f"benchmarks.{name}").main() or 0
     options = _options()
+    _allow_many_files()
     if not has_wrk():
         print(HOW_TO_GET_IT, file=sys.stderr)
         return 2
@@ -50,6 +52,12 @@ def main() -> int:
         print(f"{options.workload}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _allow_many_files() -> None:
+    """Let this process and what it begins open as many connections as they may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _options() -> argparse.Namespace:

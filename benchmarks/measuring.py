@@ -16,6 +16,7 @@ from thornback.deployments.load import Figures, Load
 from thornback.deployments.load_wrk import run_wrk
 
 T = TypeVar("T")
+MANY_CONNECTIONS = 1000
 
 
 class CountDiffers(Exception):
@@ -38,7 +39,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: dict[str, float]
     """By role, while the load was counted."""
     unique_bytes: dict[str, int]
-    """By role, right after it."""
+    """By role, right after that."""
     extra: dict[str, float] = {}
     """Figures that only this workload has."""
 
@@ -78,14 +79,17 @@ def measure(server: Server, point: Point, run: int) -> Measured:
         CountDiffers: the tools counted other calls.
     """
     counted_before = server.counted()
+    idle_bytes = sum(server.unique_bytes().values())
     before: list[Process] = []
     after: list[Process] = []
+    unique_bytes: dict[str, int] = {}
 
     def at(from_s: float, until_s: float) -> None:
         time.sleep(max(0.0, from_s - time.monotonic()))
         before.extend(server.usage())
         time.sleep(max(0.0, until_s - time.monotonic()))
         after.extend(server.usage())
+        unique_bytes.update(server.unique_bytes())  # while all connections are still there
 
     with ThreadPoolExecutor(1) as threads:
         load = msgspec.structs.replace(point.load, url=server.url)
@@ -102,8 +106,16 @@ def measure(server: Server, point: Point, run: int) -> Measured:
         seconds=figures.seconds,
         latency_us=figures.latency_us,
         cpu_s=spent(before, after),
-        unique_bytes=server.unique_bytes(),
+        unique_bytes=unique_bytes,
+        extra=memory_per_connection(load.connections, sum(unique_bytes.values()) - idle_bytes),
     )
+
+
+def memory_per_connection(connections: int, grown_bytes: int) -> dict[str, float]:
+    """What a connection takes, where they are enough to be seen."""
+    if connections < MANY_CONNECTIONS:
+        return {}
+    return {"kb_per_connection": grown_bytes / 1000 / connections}
 
 
 def check_count(server: Server, counted_before: int, answered: int) -> None:

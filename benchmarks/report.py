@@ -20,13 +20,13 @@ COLUMNS = {
     "beside_percent": ("beside %", "{:.1f}"),
     "unique_mb": ("USS MB", "{:.0f}"),
     "items_per_s": ("items/s", "{:.0f}"),
-    "first_item_ms": ("first item ms", "{:.2f}"),
+    "kb_per_connection": ("kB/connection", "{:.0f}"),
 }
 """Of each figure: head of its column, and how it is written."""
 LEGEND = (
     "Medians of {runs} runs of {seconds:g} s after {warm_up_s:g} s; order of servers alternates. "
-    "`times` is calls/s over those of {first}. CPU is user and system time of the processes that a "
-    "call passes through; beside them, in percent of a core, controller, raylet, GCS and others. "
+    "`times` is calls/s over those of {first}, `added` the p50 above its. CPU is user and system "
+    "time of the processes that a call passes through; beside them, in percent of a core, controller, raylet, GCS and others. "
     "Every request was a fresh one, every answer was right, and the tools counted as many calls."
 )
 
@@ -45,19 +45,21 @@ def text(
 
 def table(points: Sequence[Point], measured: Sequence[Measured]) -> str:
     """A Markdown table, a row for each load and server; `times` compares with the load's first."""
-    extra = sorted({name for m in measured for name in m.extra}, key=list(COLUMNS).index)
-    shown = [name for name in COLUMNS if name not in ("items_per_s", "first_item_ms")] + extra
-    heads = ["load", "server", *(COLUMNS[name][0] for name in shown)]
-    heads.insert(3, "times")
+    figured = medians(measured)
+    shown = [name for name in COLUMNS if name in figured]
+    heads = ["load", "server", "times", "added ms", *(COLUMNS[name][0] for name in shown)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for point in points:
-        base: float | None = None
+        base: dict[str, float] = {}
         for server, runs in by_server(measured, point.label):
             figures = medians(runs)
-            base = figures["calls_per_s"] if base is None else base
+            base = base or figures
+            compared = [
+                f"{figures['calls_per_s'] / base['calls_per_s']:.2f}",
+                f"{figures['p50_ms'] - base['p50_ms']:+.2f}",
+            ]
             cells = [COLUMNS[name][1].format(figures[name]) for name in shown]
-            cells.insert(1, f"{figures['calls_per_s'] / base:.2f}" if base else "")
-            lines.append("| " + " | ".join([_labelled(point), server, *cells]) + " |")
+            lines.append("| " + " | ".join([_labelled(point), server, *compared, *cells]) + " |")
     return "\n".join(lines)
 
 

@@ -170,8 +170,11 @@ class Variant:
 
 
 @contextmanager
-def started_peer(name: str) -> Iterator[Peer]:
+def started_peer(name: str, python: Path | None = None) -> Iterator[Peer]:
     """A peer, until the block ends.
+
+    Args:
+        python: An interpreter that has what it needs; None: the peers' own.
 
     Raises:
         NotStarted: it does not listen.
@@ -183,7 +186,7 @@ def started_peer(name: str) -> Iterator[Peer]:
     script, *words = PEER_COMMANDS[name]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
-            [peer_python(), script, str(port), *words],
+            [python or peer_python(), script, str(port), *words],
             cwd=PEERS,
             env={**clean_environment(), COUNTS_VARIABLE: str(counts), "PYTHONPATH": str(PEERS)},
             stdout=log,

@@ -36,7 +36,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _echo(connections: int, label: str | None = None, **more: Any) -> Point:
-    load = Load(url="", connections=connections)
+    load = Load(url="", connections=connections, drain_s=1)
     return Point(label=label or f"c={connections}", load=load, **more)
 
 

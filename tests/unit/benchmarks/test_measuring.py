@@ -4,7 +4,14 @@ from typing import Any
 import pytest
 
 from benchmarks.accounting import Process
-from benchmarks.measuring import CountDiffers, Measured, check_count, medians, rounds
+from benchmarks.measuring import (
+    CountDiffers,
+    Measured,
+    check_count,
+    medians,
+    memory_per_connection,
+    rounds,
+)
 
 
 class Counting:
@@ -61,6 +68,12 @@ def test_the_cost_of_a_call_is_that_of_the_processes_on_its_way() -> None:
 def test_figures_of_one_workload_have_medians_too() -> None:
     runs = [one(extra={"items_per_s": rate}) for rate in (10.0, 30.0, 20.0)]
     assert medians(runs)["items_per_s"] == 20.0
+
+
+def test_what_a_connection_takes_is_told_of_many() -> None:
+
+    assert memory_per_connection(2000, 30_000_000) == {"kb_per_connection": 15.0}
+    assert memory_per_connection(64, 30_000_000) == {}
 
 
 def test_calls_that_the_tools_did_not_count_spoil_the_run() -> None:

@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from benchmarks import report
 from benchmarks.measuring import Measured, Point
 from thornback.deployments.load import Load
@@ -40,13 +42,19 @@ def rows(text: str) -> list[list[str]]:
 
 def test_each_row_compares_with_the_first_server_of_its_load() -> None:
     head, _, *found = rows(report.table(POINTS, MEASURED))
-    assert head[:4] == ["load", "server", "calls/s", "times"]
-    assert [row[:4] for row in found] == [
-        ["c=1", "bare", "100", "1.00"],
-        ["c=1", "cluster", "50", "0.50"],
-        ["c=64 (ideal 400/s)", "bare", "200", "1.00"],
-        ["c=64 (ideal 400/s)", "cluster", "500", "2.50"],
+    assert head[:5] == ["load", "server", "times", "added ms", "calls/s"]
+    assert [row[:5] for row in found] == [
+        ["c=1", "bare", "1.00", "+0.00", "100"],
+        ["c=1", "cluster", "0.50", "+0.00", "50"],
+        ["c=64 (ideal 400/s)", "bare", "1.00", "+0.00", "200"],
+        ["c=64 (ideal 400/s)", "cluster", "2.50", "+0.00", "500"],
     ]
+
+
+def test_what_the_way_adds_is_the_difference_of_the_middle_latencies() -> None:
+    slow = msgspec.structs.replace(one("cluster", "c=1", 9), latency_us={"echo": {2750: 9}})
+    found = rows(report.table(POINTS[:1], [one("bare", "c=1", 9), slow]))
+    assert found[-1][3] == "+1.25"
 
 
 def test_a_figure_that_one_workload_has_gets_a_column() -> None:

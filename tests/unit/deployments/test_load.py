@@ -35,7 +35,7 @@ def test_no_answer_at_all_is_not_a_fast_one() -> None:
 
 
 def test_the_first_wrong_answer_is_shown() -> None:
-    with pytest.raises(WrongAnswers, match="1 wrong answers, 0 requests.*503 busy"):
+    with pytest.raises(WrongAnswers, match=r"1 wrong answers, 0 requests.*503 busy"):
         figures_of(told(wrong=1, first_wrong="503 busy"), seconds=1.0)
 
 
