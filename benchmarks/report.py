@@ -26,7 +26,8 @@ COLUMNS = {
 LEGEND = (
     "Medians of {runs} runs of {seconds:g} s after {warm_up_s:g} s; order of servers alternates. "
     "`times` is calls/s over those of {first}, `added` the p50 above its. CPU is user and system "
-    "time of the processes that a call passes through; beside them, in percent of a core, controller, raylet, GCS and others. "
+    "time of the processes that a call passes through; beside them, in percent of a core, "
+    "controller, raylet, GCS and others. "
     "Every request was a fresh one, every answer was right, and the tools counted as many calls."
 )
 
