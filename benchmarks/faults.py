@@ -3,7 +3,8 @@
     python -m benchmarks faults --minutes 10 --seed 1 [--only gateway] [--out faults.jsonl]
 
 The long form of `tests/on_ray/faults`: the same cluster, clients, victims and judge, in an order
-that the seed decides. Prints one line for each kill and exits with 1 if there was a complaint.
+that the seed decides, with the extra `test`. Prints one line for each kill and exits with 1 if
+there was a complaint.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from thornback.cluster.catalog import Catalog, ToolSpec
+from thornback.cluster.catalog import Catalog, ToolSpec, read_entry
 from thornback.cluster.errors import (
     RegistryUnavailable,
     StoreConflict,
@@ -285,9 +285,13 @@ class RegistryClient:
         return decode_snapshot(await self._call("snapshot", timeout_s)).catalog()
 
     async def tools_of(self, pool: str, timeout_s: float = CALL_TIMEOUT_S) -> list[ToolSpec]:
-        """The tools of one pool, which is all of a catalog that its hosts need to know."""
+        """The tools of one pool, which is all of a catalog that its hosts need to know.
+
+        Without those that this version cannot read, as in the catalog of a gateway.
+        """
         values: list[bytes] = await self._call("tools_of", timeout_s, pool)
-        return [msgspec.json.decode(value, type=ToolSpec) for value in values]
+        entries = (read_entry("tools", f"of pool {pool}", value) for value in values)
+        return [entry for entry in entries if isinstance(entry, ToolSpec)]
 
     async def info(self, timeout_s: float = CALL_TIMEOUT_S) -> RegistryInfo:
         answer = await self._call("info", timeout_s)

@@ -141,6 +141,9 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lifecycle: Lifecycle = Lifecycle()
     content_hash: str = ""
     """`content_hash_of` this spec: what hosts compare with what they imported."""
+    stated: tuple[str, ...] = ()
+    """Of a tool as its decorator declares it: the settings that the decorator gives, also where it
+    gives the built-in value. Empty in a catalog, where the config has been heard too."""
 
     @property
     def key(self) -> str:

@@ -10,17 +10,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -28,19 +24,24 @@ from pydantic import (
 )
 
 from thornback.cluster.catalog import MAX_BATCH_SIZE, MAX_BATCH_WAIT_S, MAX_CONCURRENT_BATCHES
+from thornback.cluster.config_model import (
+    NOT_A_KEY,
+    NUMBER,
+    ConfigModel,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    misfits,
+)
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.principals import ANONYMOUS
-from thornback.cluster.serve_options import (
-    ConfigModel,
-    DeploymentOptions,
-    RuntimeEnvironment,
-    did_you_mean,
-)
+from thornback.cluster.serve_options import DeploymentOptions, RuntimeEnvironment
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 """Names of clusters and pools: they become names of actors, applications and files."""
 ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Attempts = Annotated[int, Field(ge=1, le=5), NUMBER]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 DEFAULT_CONFIG = "local"
@@ -52,7 +53,7 @@ class GatewayConfig(ConfigModel):
 
     host: str = "127.0.0.1"
     """Address to listen on. Anything but loopback needs `principals` or `allow_anonymous`."""
-    port: int = Field(default=8000, ge=1, le=65535)
+    port: Annotated[int, Field(ge=1, le=65535), NUMBER] = 8000
     num_replicas: PositiveInt = 1
     """Gateways. Fixed: a change makes HAProxy cut open streams."""
     num_cpus: NonNegativeFloat = 0.1
@@ -65,7 +66,7 @@ class GatewayConfig(ConfigModel):
     """`Host` headers accepted beside the loopback names and `host`, exactly, with port."""
     allowed_origins: list[str] = []
     """`Origin` headers accepted beside the loopback ones, exactly, e.g. `https://app.example`."""
-    page_size: int = Field(default=200, ge=1, le=1000)
+    page_size: Annotated[int, Field(ge=1, le=1000), NUMBER] = 200
     """Entries on one page of a list."""
     max_timeout_s: PositiveFloat = 3600.0
     """Hard limit, in seconds, on the time a tool may take and on the time a call may wait for one,
@@ -98,9 +99,11 @@ class PoolConfig(DeploymentOptions):
 class BatchConfig(ConfigModel):
     """How calls of a batch tool are collected, over what its author wrote; None leaves it."""
 
-    max_batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH_SIZE)
-    batch_wait_timeout_s: float | None = Field(default=None, ge=0, le=MAX_BATCH_WAIT_S)
-    max_concurrent_batches: int | None = Field(default=None, ge=1, le=MAX_CONCURRENT_BATCHES)
+    max_batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE), NUMBER] | None = None
+    batch_wait_timeout_s: Annotated[float, Field(ge=0, le=MAX_BATCH_WAIT_S), NUMBER] | None = None
+    max_concurrent_batches: (
+        Annotated[int, Field(ge=1, le=MAX_CONCURRENT_BATCHES), NUMBER] | None
+    ) = None
 
 
 class ToolConfig(ConfigModel):
@@ -108,7 +111,7 @@ class ToolConfig(ConfigModel):
 
     timeout_s: PositiveFloat | None = None
     queue_timeout_s: PositiveFloat | None = None
-    max_attempts: int | None = Field(default=None, ge=1, le=5)
+    max_attempts: Attempts | None = None
     max_result_bytes: PositiveInt | None = None
     batch: BatchConfig | None = None
     """For batch tools; a version that is none is left as it is."""
@@ -132,7 +135,7 @@ class DefaultsConfig(DeploymentOptions):
     runtime_env: RuntimeEnvironment = {}
     timeout_s: PositiveFloat | None = None
     queue_timeout_s: PositiveFloat | None = None
-    max_attempts: int | None = Field(default=None, ge=1, le=5)
+    max_attempts: Attempts | None = None
     max_result_bytes: PositiveInt | None = None
 
 
@@ -179,7 +182,7 @@ class RayConfig(ConfigModel):
 class ClusterConfig(ConfigModel):
     """What a config file holds."""
 
-    version: Literal[1] = 1
+    version: Annotated[Literal[1], NUMBER] = 1
     name: Name = "local"
     state_dir: str | None = None
     """Home of registry, contents and logs; None: `~/.local/state/thornback/<name>`."""
@@ -198,7 +201,7 @@ class ClusterConfig(ConfigModel):
     resources: dict[str, ResourceConfig] = {}
     resource_templates: dict[str, TemplateConfig] = {}
 
-    base_dir: str = "."
+    base_dir: Annotated[str, NOT_A_KEY] = "."
     """Directory of the config file: relative paths and tool modules are found from here."""
 
     @field_validator("base_dir")
@@ -333,54 +336,6 @@ def parse_config(document: Mapping[str, Any], origin: str, base_dir: Path) -> Cl
     except ValidationError as error:
         lines = [f"{origin}: {line}" for line in misfits(error, ClusterConfig)]
         raise ConfigError("\n".join(lines)) from error
-
-
-def misfits(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line for each misfit: `path.to.key: what is wrong`, with the nearest valid key.
-
-    Pydantic's own text adds the offending input, which may be a secret, and a link.
-    """
-    lines = []
-    for misfit in error.errors(include_url=False, include_input=False, include_context=False):
-        location = [str(part) for part in misfit["loc"] if part != "[key]"]
-        path = ".".join(location)
-        why = misfit["msg"].removeprefix("Value error, ")
-        if misfit["type"] == "extra_forbidden":
-            valid = _keys_at(model, location[:-1])
-            near = did_you_mean(location[-1], valid)
-            why = f"unknown key{near}"
-            if not near and valid:
-                why += f"; valid are {', '.join(sorted(valid))}"
-        lines.append(f"{path}: {why}" if path else why)
-    return lines
-
-
-def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """The valid keys of the mapping at `location` under `model`; empty where anything goes."""
-    current: type[BaseModel] | None = model
-    inside_mapping: type[BaseModel] | None = None
-    for part in location:
-        if inside_mapping is not None:  # `part` is a key that the user chose
-            current, inside_mapping = inside_mapping, None
-            continue
-        field = current.model_fields.get(part) if current else None
-        if field is None:
-            return []
-        nested = [t for t in _types_in(field.annotation) if _is_model(t)]
-        is_mapping = any(getattr(t, "__origin__", None) is dict for t in [field.annotation])
-        current = None if is_mapping or not nested else nested[0]
-        inside_mapping = nested[0] if is_mapping and nested else None
-    return [k for k in (current.model_fields if current else {}) if k != "base_dir"]
-
-
-def _types_in(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for argument in get_args(annotation):
-        yield from _types_in(argument)
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 _REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")

@@ -11,6 +11,7 @@ sends calls together (`Send`) and streams what becomes of them (`Replies`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -69,6 +70,8 @@ class Acknowledged(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
     replica_id: str
     running: int
     """Calls running on this replica, this one included."""
+    replica_age_s: float = math.inf
+    """Seconds since the replica began; infinity: an older host does not say."""
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
@@ -113,6 +116,8 @@ class Complete(msgspec.Struct, frozen=True, array_like=True, tag="complete"):
     run_s: float = 0.0
     cpu_s: float = 0.0
     """CPU seconds of the thread that ran the tool; 0 where they cannot be told apart."""
+    batch_size: int = 0
+    """Calls in the invocation that it ran in; 0: of a tool that takes one call at a time."""
 
 
 class InputNeeded(msgspec.Struct, frozen=True, array_like=True, tag="input"):
@@ -186,6 +191,8 @@ class HostState(msgspec.Struct, frozen=True, array_like=True):
     """Calls that this gateway may send now, beyond those that it has sent."""
     running: int
     """Slots in use: calls of all gateways, and threads that outlived theirs."""
+    age_s: float = math.inf
+    """Seconds since it began; infinity: an older host does not say."""
 
 
 class Replies(msgspec.Struct, frozen=True, array_like=True):

@@ -21,10 +21,10 @@ from thornback.cluster.catalog import (
     PromptMessage,
     PromptSpec,
 )
-from thornback.cluster.config import misfits, read_yaml
+from thornback.cluster.config import read_yaml
+from thornback.cluster.config_model import ConfigModel, misfits
 from thornback.cluster.errors import ConfigError, shown
 from thornback.cluster.prompts import Value, misfits_of_prompt
-from thornback.cluster.serve_options import ConfigModel
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 

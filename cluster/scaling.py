@@ -245,9 +245,11 @@ def _wish(seen: Seen, aims: Aims, memory: Memory, now: Memory) -> Wish:
         if lasting > load:
             load, replicas = lasting, _share(lasting, aims)
         largest = max(now.shrunk, key=lambda s: s.before, default=None)
-        if largest and largest.before > max(_asks(replicas), seen.target):
+        if largest and largest.before >= _asks(replicas):
+            if largest.before > _asks(replicas):
+                regrown_after_s = seen.now_s - largest.at_s
+            # All of them, also for Serve's factors: more calls never ask for less.
             replicas = float(largest.before)
-            regrown_after_s = seen.now_s - largest.at_s
     elif seen.now_s - now.reporting_since_s < aims.look_back_period_s:
         # The first reports are older than the calls that the replica was started for.
         replicas = max(replicas, min(1.0, seen.target))

@@ -9,29 +9,19 @@ for a tool host.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from thornback.cluster.config_model import (
+    NUMBER,
+    ConfigModel,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    StringConstraints,
-    model_validator,
+    did_you_mean,
 )
-
-
-class ConfigModel(BaseModel):
-    """Base of every config model: a misspelt key is an error, and nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
 
 ENVIRONMENT_KEYS = frozenset(
     {"_nsight", "_rocprof_sys", "conda", "config", "container", "env_vars", "excludes",
@@ -39,12 +29,6 @@ ENVIRONMENT_KEYS = frozenset(
      "worker_process_setup_hook", "working_dir"}
 )  # fmt: skip
 """What a runtime environment of Ray may hold."""
-
-
-def did_you_mean(key: str, valid: Iterable[str]) -> str:
-    """The end of a line about a key that is unknown: the nearest valid one, or nothing."""
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _environment(value: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +104,13 @@ LabelWish = Annotated[
 LabelSelector = dict[LabelName, LabelWish]
 
 
+def _no_own_key(resources: dict[str, float]) -> dict[str, float]:
+    for name, key in {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}.items():
+        if name in resources:
+            raise ValueError(f"{name} has a key of its own, ray_actor_options.{key}")
+    return resources
+
+
 class ActorOptions(ConfigModel):
     """Serve's `ray_actor_options`: what one replica asks of a node, and its environment."""
 
@@ -128,7 +119,7 @@ class ActorOptions(ConfigModel):
     num_gpus: NonNegativeFloat = 0
     memory: NonNegativeFloat | None = None
     """Bytes, for placement."""
-    resources: dict[str, NonNegativeFloat] = {}
+    resources: Annotated[dict[str, NonNegativeFloat], AfterValidator(_no_own_key)] = {}
     accelerator_type: str | None = None
     label_selector: LabelSelector | None = None
     fallback_strategy: list[dict[Literal["label_selector"], LabelSelector]] | None = None
@@ -145,6 +136,15 @@ class LoggingOptions(ConfigModel):
     additional_log_standard_attrs: list[str] = []
 
 
+def _not_none(value: int) -> int:
+    if value == 0:
+        raise ValueError("0 lets no call wait; -1 lets any number wait")
+    return value
+
+
+QueueLength = Annotated[int, Field(ge=-1), AfterValidator(_not_none), NUMBER]
+
+
 class DeploymentOptions(ConfigModel):
     """Options of one Serve deployment; None leaves Serve's default."""
 
@@ -153,7 +153,7 @@ class DeploymentOptions(ConfigModel):
     autoscaling_config: AutoscalingOptions | None = None
     max_ongoing_requests: PositiveInt = 32
     """Calls that one replica runs at a time."""
-    max_queued_requests: PositiveInt | Literal[-1] = 1000
+    max_queued_requests: QueueLength = 1000
     """Calls that one gateway lets wait for the pool; one more is refused. -1: no limit."""
     ray_actor_options: ActorOptions = ActorOptions()
     placement_group_bundles: list[dict[str, NonNegativeFloat]] | None = None
@@ -161,15 +161,15 @@ class DeploymentOptions(ConfigModel):
         None
     )
     placement_group_bundle_label_selector: list[LabelSelector] | None = None
-    max_replicas_per_node: PositiveInt | None = Field(default=None, le=100)
+    max_replicas_per_node: Annotated[int, Field(gt=0, le=100), NUMBER] | None = None
     graceful_shutdown_wait_loop_s: NonNegativeFloat = 0.2
     graceful_shutdown_timeout_s: NonNegativeFloat = 20
     health_check_period_s: PositiveFloat = 1
     """Seconds between health checks: how soon a dead replica is replaced."""
     health_check_timeout_s: PositiveFloat = 30
     """Seconds that a check may take; long, because a held GIL must not be taken for death."""
-    rolling_update_percentage: PositiveFloat | None = Field(default=None, le=1)
-    max_surge_percent: NonNegativeInt = 100
+    rolling_update_percentage: Annotated[float, Field(gt=0, le=1), NUMBER] | None = None
+    max_surge_percent: Annotated[int, Field(ge=0, le=100), NUMBER] = 100
     """New replicas come up before old ones go: a change without a gap."""
     logging_config: LoggingOptions = LoggingOptions()
 
@@ -181,12 +181,27 @@ class DeploymentOptions(ConfigModel):
 
 
 def placement_fault(options: DeploymentOptions) -> str | None:
-    """What Serve refuses of options that are each fine; asked when all layers are laid together."""
+    """What Serve refuses of options that are each fine; asked when all layers are laid together.
+
+    Some of it Serve refuses only when it builds the application, long after it took the document.
+    """
     bundles, labels = options.placement_group_bundles, options.placement_group_bundle_label_selector
-    if bundles is not None and options.max_replicas_per_node is not None:
+    if bundles is None:
+        for key in ("placement_group_strategy", "placement_group_bundle_label_selector"):
+            if getattr(options, key) is not None:
+                return f"{key} needs placement_group_bundles"
+        return None
+    if options.max_replicas_per_node is not None:
         return "max_replicas_per_node and placement_group_bundles exclude each other"
-    if labels is not None and bundles is None:
-        return "placement_group_bundle_label_selector needs placement_group_bundles"
-    if labels is not None and bundles is not None and len(labels) not in (1, len(bundles)):
+    if labels is not None and len(labels) not in (1, len(bundles)):
         return "placement_group_bundle_label_selector has neither one selector nor one a bundle"
+    if not bundles or not all(any(bundle.values()) for bundle in bundles):
+        return "placement_group_bundles has none, or one that asks for nothing"
+    actor = options.ray_actor_options
+    for name, amount in {"CPU": actor.num_cpus, "GPU": actor.num_gpus, **actor.resources}.items():
+        if bundles[0].get(name, 0) < amount:
+            return (
+                f"the first of placement_group_bundles, where a replica goes, has less {name} than "
+                f"the {amount:g} that it asks for in ray_actor_options"
+            )
     return None

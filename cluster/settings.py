@@ -14,7 +14,8 @@ import msgspec
 from pydantic import ValidationError
 
 from thornback.cluster.catalog import AccessPolicy, Annotations, Batch, CallPolicy, ToolSpec
-from thornback.cluster.config import ClusterConfig, PoolConfig, misfits
+from thornback.cluster.config import ClusterConfig, PoolConfig
+from thornback.cluster.config_model import misfits
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.serve_options import AutoscalingOptions, placement_fault
 
@@ -87,16 +88,20 @@ def tool_settings(config: ClusterConfig, declared: ToolSpec) -> dict[str, Settin
 
     Args:
         config: What the operator says.
-        declared: The tool as its decorator declares it. What it leaves at the built-in value counts
-            as built-in: a decorator that repeats it changes nothing.
+        declared: The tool as its decorator declares it.
     """
     settings: dict[str, Setting] = {}
     plain = _declared(_PLAIN_TOOL, None if declared.batch is None else Batch())
     _overlay(settings, plain, "built-in")
     defaults = config.defaults.model_dump(exclude_unset=True, include=set(_TOOL_DEFAULTS))
     _overlay(settings, {k: v for k, v in defaults.items() if v is not None}, "defaults")
-    own = _declared(declared, declared.batch)
-    _overlay(settings, {k: v for k, v in own.items() if v != plain[k]}, "decorator")
+    own = {
+        key: value
+        for key, value in _declared(declared, declared.batch).items()
+        # What its author wrote of a batch is a whole: it stands beside no defaults of the config.
+        if key in declared.stated or (key.startswith("batch.") and value != plain[key])
+    }
+    _overlay(settings, own, "decorator")
     chosen = config.tools.get(declared.name)
     if chosen is not None:
         overrides = dict(_flat(chosen.model_dump(exclude_unset=True)))

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from thornback.cluster.scaling import Aims, Memory, Points, Seen, look
+from thornback.deployments.pool_gauges import show
 from thornback.deployments.scaling_events import announce
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ def calls(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:
     )
     application = ctx.app_name or ""
     memory = ctx.policy_state.get(MEMORY, Memory())
-    answer = look(application.rpartition(".")[2], seen, _aims(ctx), memory)
+    pool = application.rpartition(".")[2]
+    answer = look(pool, seen, _aims(ctx), memory)
+    decided_at_s = None if answer.changed is None else answer.changed.at_s
+    show(pool, ctx.current_num_replicas, ctx.target_num_replicas, decided_at_s)
     if answer.changed is not None:
         announce(application, answer.changed)
     return answer.replicas, {MEMORY: answer.memory}

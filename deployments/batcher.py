@@ -35,18 +35,15 @@ class Batcher:
         self,
         executor: Executor | None = None,
         slots: Callable[[], int] | None = None,
-        started: Callable[[Tool, int], None] | None = None,
     ) -> None:
         """
         Args:
             executor: Where plain functions run; None: the loop's default.
             slots: How many calls this host runs at a time: a batch of so many does not wait for
                 more, which could not come. None: no limit.
-            started: Told of each invocation and the number of its calls.
         """
         self._executor = executor
         self._slots = slots
-        self._started = started
         self._queues: dict[Tool, _Queue] = {}
 
     async def run(
@@ -72,7 +69,7 @@ class Batcher:
         """
         queue = self._queues.get(tool)
         if queue is None:
-            queue = self._queues[tool] = _Queue(tool, self._executor, self._slots, self._started)
+            queue = self._queues[tool] = _Queue(tool, self._executor, self._slots)
         if repeatable is None:
             repeatable = bool(tool.annotations.read_only or tool.annotations.idempotent)
         call = _Call(arguments, ctx, repeatable)
@@ -155,13 +152,11 @@ class _Queue:
         tool: Tool,
         executor: Executor | None,
         slots: Callable[[], int] | None,
-        started: Callable[[Tool, int], None] | None,
     ) -> None:
         self.tool = tool
         self.running: set[_Invocation] = set()
         self._executor = executor
         self._slots = slots
-        self._started = started
         self._batch = Batch()
         self._waiting: dict[_Call, None] = {}  # in their order; a set would lose it
         self._batches: set[asyncio.Task[None]] = set()
@@ -247,8 +242,6 @@ class _Queue:
 
     async def _invoke(self, calls: Sequence[_Call]) -> BatchBroken | None:
         """Run the tool once for these calls, and give each that is still there its outcome."""
-        if self._started is not None:
-            self._started(self.tool, len(calls))
         invocation = _Invocation(self.tool, calls, self._executor)
         self.running.add(invocation)
         try:

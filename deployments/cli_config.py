@@ -104,8 +104,9 @@ def validate(
 ) -> None:
     """Check a config file: every problem with its path and the nearest valid key.
 
-    Imports the tool modules, where they can be imported here, and warns of what models will not
-    read well. Exits with 2 where there is a problem; a warning is none.
+    Imports the tool modules, too: what `up` would call broken or refuse is a problem, except where
+    a pool has packages of its own. Warns of what models will not read well. Exits with 2 where
+    there is a problem; a warning is none.
 
     Example: thornback validate cluster.yaml
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,14 @@ pools:
   {name}: {{tools: [{module}]}}  # a module of tools beside this file; more can share the pool
 """
 
+NEXT = """\
+  cd {directory}
+  pip install pytest && python -m pytest
+  thornback up thornback.yaml --detach
+  thornback call reverse text=stop --cluster {name}
+  thornback down {name}
+"""
+
 
 def init(
     directory: Annotated[Path, typer.Argument(help="Folder to make; may exist, files may not.")],
@@ -76,10 +85,7 @@ def init(
         for file, text in files.items():
             (directory / file).write_text(text, "utf-8")
             typer.echo(str(directory / file))
-    hint(
-        f"\nNext:\n  cd {directory}\n  python -m pytest\n  thornback up thornback.yaml\n"
-        "  thornback call reverse text=stop"
-    )
+    hint("\nNext:\n" + NEXT.format(directory=shlex.quote(str(directory)), name=name).rstrip())
 
 
 def project_name(folder: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -47,7 +47,9 @@ def logs(
     name: NameOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what tools printed and logged, and one line for each call.
+    """Show what tools printed and logged, one line for each call, and why modules broke a pool.
+
+    What stopped a module from being imported comes first, whole, with its traceback.
 
     Example: thornback logs sql -f
     """
@@ -55,32 +57,56 @@ def logs(
 
     # Not at the top: `thornback --help` does without it.
     from thornback.deployments.access_lines import access_line
+    from thornback.deployments.import_reports import report_files
 
-    cluster = cluster_here(name)
-    if cluster.temp_dir is None:
-        raise ConfigError(f"{cluster.name} runs on a Ray that `up` did not start: use `ray logs`")
-    folder = Path(cluster.temp_dir, "session_latest", "logs")
-    if not folder.is_dir():
-        raise ClusterNotRunning(f"{cluster.name} has no logs here; is it up?")
-    if pool is not None:
-        _refuse_unknown(pool, cluster, folder)
-    for file, line in lines_of(folder, cluster.namespace, pool, tail=tail, follow=lambda: follow):
+    def show(file: LogFile, line: str) -> None:
         if as_json:
             typer.echo(json.dumps({"pool": file.pool, "file": str(file.path), "line": line}))
         else:
             typer.echo(f"{file.pool}  {access_line(access_part(line)) or line}")
 
+    cluster = cluster_here(name)
+    reports = report_files(Path(cluster.state_dir))
+    if tail:
+        for file, line in lines_of_reports(reports, pool):
+            show(file, line)
+    if cluster.temp_dir is None:
+        if pool in reports:
+            return
+        raise ConfigError(f"{cluster.name} runs on a Ray that `up` did not start: use `ray logs`")
+    folder = Path(cluster.temp_dir, "session_latest", "logs")
+    if not folder.is_dir():
+        raise ClusterNotRunning(f"{cluster.name} has no logs here; is it up?")
+    if pool is not None:
+        _refuse_unknown(pool, cluster, folder, reports)
+    for file, line in lines_of(folder, cluster.namespace, pool, tail=tail, follow=lambda: follow):
+        show(file, line)
 
-def _refuse_unknown(pool: str, cluster: ClusterFile, folder: Path) -> None:
+
+def _refuse_unknown(
+    pool: str, cluster: ClusterFile, folder: Path, reports: Collection[str]
+) -> None:
     """
     Raises:
         ConfigError: neither is there a pool of this name nor did one write here.
     """
-    known = {name.removeprefix(f"{cluster.namespace}.") for name in cluster.applications}
+    known = set(reports) | {
+        name.removeprefix(f"{cluster.namespace}.") for name in cluster.applications
+    }
     known |= {file.pool for file in log_files(folder, cluster.namespace, None)}
     if pool not in known:
         names = ", ".join(sorted(known)) or "none yet"
         raise ConfigError(f"{cluster.name} has no pool {pool}; there are {names}")
+
+
+def lines_of_reports(
+    reports: Mapping[str, Path], pool: str | None
+) -> Iterator[tuple[LogFile, str]]:
+    """Why modules could not be imported; whole, because the end of a traceback says too little."""
+    for broken, path in reports.items():
+        if pool in (None, broken):
+            for line in path.read_text("utf-8").splitlines():
+                yield LogFile(path, broken), line
 
 
 def log_files(folder: Path, namespace: str, pool: str | None) -> list[LogFile]:

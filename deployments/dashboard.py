@@ -83,10 +83,18 @@ class Dashboard:
 
 
 def reason(text: str, limit: int = 500) -> str:
-    """What of an error of Serve's a person needs: of a traceback its last line."""
+    """What of an error of Serve's a person needs: of a traceback its last line.
+
+    Of a document that does not fit, each place and what is wrong there.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if misfits := [at for at, line in enumerate(lines) if _MISFIT.search(line)]:
+        told = (f"{lines[at - 1]}: {_MISFIT.split(lines[at])[0]}" for at in misfits)
+        return "; ".join(told)[:limit]
     errors = [line for line in lines if _ERROR.match(line)]
     return (errors or lines or ["it does not say why"])[-1][:limit]
 
 
+_MISFIT = re.compile(r" \[type=\w+")
+"""How pydantic goes on after a sentence."""
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b.*:")

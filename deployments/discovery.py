@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,7 @@ from ray.runtime_env import RuntimeEnv
 
 from thornback.cluster.catalog import PoolEntry, ToolSpec
 from thornback.cluster.config import ClusterConfig
-from thornback.cluster.errors import ConfigError, shown
+from thornback.cluster.errors import shown
 from thornback.cluster.settings import effective_tool
 from thornback.deployments.module_source import source_of, tools_in_source
 from thornback.deployments.packages import (
@@ -37,6 +37,7 @@ from thornback.deployments.packages import (
     packages_of,
     why_not_to_be_had,
 )
+from thornback.deployments.pool_health import Node, explain
 from thornback.deployments.serve_config import PoolPlan
 
 ANSWERS_POLL_S = 0.2
@@ -45,6 +46,9 @@ TOGETHER_S = 20.0
 """Seconds that the modules of several pools may take in one process."""
 ENVIRONMENT = "runtime_env"
 """What a broken pool names as its failed module where its environment could not be made."""
+
+FINDINGS_FORMAT = 2
+"""Counts the changes of what findings hold: those that were kept before are looked for again."""
 
 _UNSEEN = ("THORNBACK_POOL", "THORNBACK_CODE")
 """Variables that tell pools apart and are nothing to a module that is imported."""
@@ -59,6 +63,8 @@ class Findings(msgspec.Struct, frozen=True):
     """As their decorators declare them."""
     broken: dict[str, str] = {}
     """Each module that failed, and why."""
+    tracebacks: dict[str, str] = {}
+    """Of modules that failed, where there is one; for the operator alone."""
 
 
 class Discovered(NamedTuple):
@@ -67,11 +73,14 @@ class Discovered(NamedTuple):
     pool: PoolEntry
     tools: list[ToolSpec]
     plan: PoolPlan
+    report: str | None = None
+    """All that is known of what stopped a broken pool's modules; for the operator alone."""
 
 
 def findings_key(plan: PoolPlan) -> str:
     """A hash of everything that the findings of a pool depend on."""
     facts = {
+        "format": FINDINGS_FORMAT,
         "pool": plan.name,
         "modules": plan.config.tools,
         "runtime_env": plan.runtime_env,
@@ -282,7 +291,7 @@ def import_modules(pools: dict[str, list[str]]) -> dict[str, bytes]:
     for pool, modules in pools.items():
         loaded = load(modules)
         tools = [tool.spec(pool) for tool in loaded.tools.values()]
-        found[pool] = msgspec.json.encode(Findings(tools, loaded.broken))
+        found[pool] = msgspec.json.encode(Findings(tools, loaded.broken, loaded.tracebacks))
     return found
 
 
@@ -306,7 +315,8 @@ def catalog_entries(config: ClusterConfig, plan: PoolPlan, findings: Findings) -
     entry = pool_entry(plan, ask_of(plan))
     if findings.broken:
         module, cause = next(iter(findings.broken.items()))
-        return Discovered(_broken(config, plan, entry, module, cause), [], plan)
+        broken = _broken(config, plan, entry, module, cause)
+        return Discovered(broken, [], plan, report_of(findings))
     tools = [
         effective_tool(config, msgspec.structs.replace(spec, pool=plan.name))
         for spec in findings.tools
@@ -316,6 +326,15 @@ def catalog_entries(config: ClusterConfig, plan: PoolPlan, findings: Findings) -
         why = "it declares no tool"
         return Discovered(_broken(config, plan, entry, plan.config.tools[0], why), [], plan)
     return Discovered(entry, tools, plan)
+
+
+def report_of(findings: Findings) -> str | None:
+    """Each module that failed with its traceback; None where there is none."""
+    parts = [
+        f"{module} cannot be imported: {findings.broken[module]}\n{traceback}"
+        for module, traceback in findings.tracebacks.items()
+    ]
+    return "\n".join(parts) or None
 
 
 def _broken(
@@ -345,40 +364,17 @@ def ask_of(plan: PoolPlan) -> dict[str, float]:
     return {resource: amount for resource, amount in ask.items() if amount}
 
 
-def lacking(ask: Mapping[str, float], nodes: list[Mapping[str, float]]) -> str | None:
-    """What of `ask` no node has, and what the largest node has instead; None where one fits.
+def lacking(ask: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str | None:
+    """What of `ask` no node has, and what there is instead; None where one fits.
 
     Args:
         ask: As in `PoolEntry`.
         nodes: What each node has in total, used or not.
     """
-    if any(all(node.get(name, 0) >= amount for name, amount in ask.items()) for node in nodes):
+    found = explain("", ask, [Node(dict(node)) for node in nodes])
+    if found is None:
         return None
-    short = {
-        name: max((node.get(name, 0) for node in nodes), default=0)
-        for name, amount in ask.items()
-        if not any(node.get(name, 0) >= amount for node in nodes)
-    } or {name: max((node.get(name, 0) for node in nodes), default=0) for name in ask}
-    asked = ", ".join(f"{name} {amount:g}" for name, amount in ask.items() if name in short)
-    available = ", ".join(f"{name} {amount:g}" for name, amount in short.items())
-    return f"asks for {asked}; the largest node has {available}"
-
-
-def refuse_doubled(pools: Mapping[str, list[ToolSpec]]) -> None:
-    """Refuse two pools that offer the same version of a tool.
-
-    Raises:
-        ConfigError: naming both pools.
-    """
-    owners: dict[str, str] = {}
-    for pool, tools in pools.items():
-        for spec in tools:
-            owner = owners.setdefault(spec.key, pool)
-            if owner != pool:
-                raise ConfigError(
-                    f"pools {owner} and {pool} both offer {spec.name} {spec.version}; "
-                    "two pools may offer one tool only at different versions"
-                )
+    return f"asks for {found.asked}; the cluster has {found.available}"
 
 
 def node_resources() -> list[Mapping[str, float]]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -37,6 +37,7 @@ from thornback.deployments.flight import Emit as Emit
 from thornback.deployments.pool_health import ClusterFacts
 from thornback.deployments.replicas import Replica, choose
 from thornback.deployments.sending import Sending
+from thornback.deployments.telemetry import QUEUED, RUNNING, Gauged
 from thornback.deployments.transport import ServeTransport, Transport
 
 RESEND_S = 0.25
@@ -45,6 +46,8 @@ GREETING_S = 2.0
 """Seconds for which one replica may leave a greeting unanswered before another is tried."""
 BEAT_S = 1.0
 """Seconds between two heartbeats to the replicas of a pool that has calls."""
+STALE_S = 3.0
+"""Seconds after which an idle pool's replicas, of which nothing was heard, may all be gone."""
 ROOM_S = 1.0
 """Seconds for which a replica without room is asked to say when there is."""
 
@@ -105,6 +108,12 @@ class Pools:
         pool.entry = entry
         return pool
 
+    def gauged(self) -> Iterator[Gauged]:
+        """How many calls of each tool wait in this gateway, and how many run for it."""
+        for pool in self._pools.values():
+            for (tool, version, waits), calls in pool.flying().items():
+                yield Gauged(QUEUED if waits else RUNNING, (tool, version), calls)
+
 
 class ServePool:
     """A pool: the calls that wait here, and the replicas that are known."""
@@ -130,13 +139,15 @@ class ServePool:
         self._node_id = node_id
         self._queue: deque[Flight] = deque()
         """Calls that no replica has room for, oldest first."""
-        self._calls = 0
+        self._flights: set[Flight] = set()
         """Calls that are not over."""
         self._channels: dict[str, Channel] = {}
         """By id of the replica."""
         self._alone: set[str] = set()
         """`tool@version` of tools that share no stream."""
         self._choices = 0
+        self._heard_at = 0.0
+        """Moment, on the loop's clock, when a replica last said anything."""
         self._greeting: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
 
@@ -155,14 +166,25 @@ class ServePool:
         flight = Flight(message, emit, self.entry, self._facts)
         flight.alone = f"{message.tool}@{message.version}" in self._alone
         flight.carrier = self
-        self._calls += 1
+        if not self._flights and _now() - self._heard_at > STALE_S:
+            # Calls that were sent to replicas which a pool at zero no longer has would wait for
+            # one that is yet to start, and be taken for lost meanwhile.
+            self._channels.clear()
+        self._flights.add(flight)
         self._queue.append(flight)
         self.flow()
         self._beat()
         try:
             return await flight.land()
         finally:
-            self._calls -= 1
+            self._flights.discard(flight)
+
+    def flying(self) -> Counter[tuple[str, str, bool]]:
+        """Calls that are not over, by tool, version, and whether no host has admitted them."""
+        return Counter(
+            (flight.message.tool, flight.message.version, flight.state in ("queued", "sent"))
+            for flight in self._flights
+        )
 
     def forget(self, flight: Flight) -> None:
         """Nobody waits any more for a call that is queued here."""
@@ -210,6 +232,7 @@ class ServePool:
         if channel is None:
             channel = self._channels[state.replica_id] = Channel(Replica(state), self)
         channel.replica.hear(state)
+        self._heard_at = _now()
         return channel
 
     def gone(self, replica: Replica) -> None:
@@ -257,22 +280,28 @@ class ServePool:
 
     async def _keep_beating(self) -> None:
         """Tell all replicas what waits here, and learn of new and of gone ones, while there are
-        calls."""
+        calls; and once more then: who was told last that calls wait here would believe it until
+        this gateway has been silent for long."""
         while True:
-            await asyncio.sleep(BEAT_S)
-            if not self._calls:
-                return
+            was_idle = not self._flights
             try:
                 answers = await self.transport.beat(self.gateway, self.held, BEAT_S)
             except Exception:  # there is none, or one of them does not answer
-                continue
-            states = [decode_state(answer) for answer in answers]
-            for replica in self._replicas():
-                if all(replica.replica_id != state.replica_id for state in states):
-                    self.gone(replica)
-            for state in states:
-                self.met(state)
-            self.flow()
+                pass
+            else:
+                self._hear([decode_state(answer) for answer in answers])
+            if was_idle and not self._flights:
+                return
+            await asyncio.sleep(BEAT_S)
+
+    def _hear(self, states: list[HostState]) -> None:
+        """Those replicas are there, and no others."""
+        for replica in self._replicas():
+            if all(replica.replica_id != state.replica_id for state in states):
+                self.gone(replica)
+        for state in states:
+            self.met(state)
+        self.flow()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # Not of the request's context: Serve would end what it is asked with that request.
@@ -289,6 +318,10 @@ def refusal(pool: str, refused: Refused) -> Unavailable:
             return PoolBroken(*facts)
         case _:  # of a host that speaks a later version
             return NoReplica(pool, f"its host refuses calls ({refused.code})", RETRY_AFTER_S)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _this_node() -> str:

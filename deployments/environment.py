@@ -71,7 +71,13 @@ _FAILED_ENVIRONMENTS: Mapping[str, str] = {
     "BAD_RUNTIME_ENV_CACHE_TTL_SECONDS": "60",
 }
 
-_AS_THE_OPERATOR_SAYS: Mapping[str, str] = {**_LOG_SIZES, **_FAILED_ENVIRONMENTS}
+_PATIENCE: Mapping[str, str] = {
+    # With its agents, of which the first worker needs one: Ray's own 30 s are short for a machine
+    # on which much else starts.
+    "RAY_agent_register_timeout_ms": "120000",
+}
+
+_AS_THE_OPERATOR_SAYS: Mapping[str, str] = {**_LOG_SIZES, **_FAILED_ENVIRONMENTS, **_PATIENCE}
 """What an operator may set otherwise in the environment of `up`."""
 
 FORKABLE: Mapping[str, str] = {"OPENBLAS_NUM_THREADS": "1"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -14,6 +14,8 @@ from thornback.cluster.revisions import LOG_LEVEL_META, Revision
 
 Notify = Callable[[str, Mapping[str, Any]], None]
 """Sends a notification on the response of the request it belongs to; never blocks."""
+Room = Callable[[], Awaitable[None]]
+"""Waits until the response has room for more notifications."""
 
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 LEGACY_LOG_LEVEL: LogLevel = "info"
@@ -36,6 +38,7 @@ class Exchange:
     """The client's, in wire names; of this request or of its session."""
     client_info: Mapping[str, Any] | None
     notify: Notify
+    room: Room
     call_id: str
     error: str = field(default="")
     """Dotted code of the error inside the answer, for the access log."""

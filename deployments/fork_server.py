@@ -36,6 +36,7 @@ import msgspec
 
 from thornback.deployments.environment import FORKABLE
 from thornback.deployments.process_start import FORKED
+from thornback.deployments.ray_settings import read_again
 
 PRELOADED = (
     "ray._private.runtime_env.context",
@@ -254,9 +255,8 @@ def _random_id_of_a_copy() -> bytes:
 def _tell_libraries() -> None:
     """What libraries read or drew when they were imported, in a copy."""
     numpy: Any = importlib.import_module("numpy")
-    raylet: Any = importlib.import_module("ray._raylet")
     replica: Any = importlib.import_module("ray.serve._private.replica")
-    raylet.Config.initialize("")  # reads the environment again
+    read_again()
     numpy.random.seed()
     draining = os.environ.get("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S")
     if draining is not None:

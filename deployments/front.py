@@ -1,8 +1,8 @@
 """The front door's own answers: what HAProxy says while no gateway can.
 
 Serve renders HAProxy's configuration from a template that answers in plain text (a 404 before it
-has heard of a gateway, a 500 when the last one is gone), loses clients that leave, and opens two
-side doors on every address.
+has heard of a gateway, a 500 when the last one is gone), loses clients that leave, tells everybody
+at `/-/routes` which applications there are, and opens two side doors on every address.
 `RAY_SERVE_HAPROXY_BINARY_PATH` names what Serve starts as HAProxy, so a cluster that `up` starts
 gets this: a program that corrects those lines and becomes HAProxy, as the same process. Another
 one watches that process, and puts a stand-in on the same address when it dies.
@@ -30,6 +30,7 @@ _LOST = (
     '{"jsonrpc":"2.0","id":null,"error":{"code":-32603,'
     '"message":"No gateway answered the request; it may or may not have been started"}}'
 )
+_NOT_FOUND = '{"error":"not found"}'
 _STAND_IN_EDITS = (
     "/^ *stats socket /d",  # by which Serve would take it for its own
     "/server-state/d",
@@ -76,6 +77,10 @@ def front_program(binary: str, directory: Path, loopback_only: bool) -> str:
         # HAProxy 2.8 loses a client that leaves while its spliced request is being answered, when
         # head and body came apart on a connection that had an answer before: nobody would cancel.
         "/^ *option splice-request/d",
+        # Behind it, a replica would answer the same; it decodes the path, so here it is decoded.
+        r"s#^\( *acl routes path\) -i /-/routes$#\1,url_dec -m str -i /-/routes#",
+        r"s#http-request return .* if routes$#http-request return status 404 "
+        rf"content-type application/json string '{_NOT_FOUND}' if routes#",
     ]
     if loopback_only:  # the metrics and the statistics, which have no setting for an address
         edits.append(r"s#^\( *bind \)\*\{0,1\}:#\1127.0.0.1:#")
@@ -83,6 +88,12 @@ def front_program(binary: str, directory: Path, loopback_only: bool) -> str:
     wrong = ["status 404 content-type text/plain", "option splice-request"]
     if loopback_only:
         wrong.append(r"bind \*\{0,1\}:")
+    right = [
+        f"errorfile 503 {directory}/",
+        "^frontend http_frontend",
+        "url_dec -m str -i /-/routes$",
+        "return status 404 content-type application/json .* if routes$",
+    ]
     # A process that knows no gateway yet must not take requests from one that does.
     early = (
         f"/^frontend http_frontend/,/^backend/s#^\\( *bind \\).*#\\1unix@{directory}/early.sock#"
@@ -97,8 +108,7 @@ done
 sed -i {" ".join(f"-e {shlex.quote(edit)}" for edit in edits)} "$config"
 cd {here}
 if grep -q {" ".join(f"-e {shlex.quote(each)}" for each in wrong)} "$config" \\
-    || ! grep -q {shlex.quote(f"errorfile 503 {directory}/")} "$config" \\
-    || ! grep -q "^frontend http_frontend" "$config"; then
+    || {" || ".join(f'! grep -q {shlex.quote(each)} "$config"' for each in right)}; then
   : > {UNCORRECTED}
 else
   rm -f {UNCORRECTED}

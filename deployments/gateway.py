@@ -7,6 +7,8 @@ connections. Which tools there are it learns from the registry, never by import.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -24,6 +26,7 @@ from thornback.deployments.content_endpoint import PATH as CONTENT_PATH
 from thornback.deployments.content_endpoint import ContentEndpoint
 from thornback.deployments.contents import ContentReader
 from thornback.deployments.dispatch import Pools
+from thornback.deployments.draining import when_drained
 from thornback.deployments.exchange import Exchange
 from thornback.deployments.http_edge import Neighbours, Receive, Scope, drain
 from thornback.deployments.listen import Listening
@@ -38,11 +41,12 @@ from thornback.deployments.mirror import CatalogMirror
 from thornback.deployments.reading import Contents, Reading
 from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Send, send_answer
 from thornback.deployments.request_states import RequestStates
-from thornback.deployments.routing import PoolFinder, RoutingEngine
+from thornback.deployments.routing import Observe, PoolFinder, RoutingEngine
 from thornback.deployments.running_calls import Key, RunningCalls
 from thornback.deployments.sdk import Kernel
 from thornback.deployments.seal import Seals
 from thornback.deployments.sessions import Sessions
+from thornback.deployments.telemetry import RaySink, Telemetry
 from thornback.deployments.tool_calls import ToolCalls
 from thornback.deployments.uploads import Uploads
 
@@ -116,6 +120,7 @@ def assemble(
     listening: Listening,
     running: RunningCalls,
     pass_on_cancel: PassOnCancel,
+    observe: Observe,
     clock: Clock,
     keep_alive_s: float = KEEP_ALIVE_S,
 ) -> GatewayApp:
@@ -132,7 +137,7 @@ def assemble(
     scope = "public" if anonymous else "private"
     lists = Lists(seals, config.page_size, scope)
     reading = Reading(contents, states, scope)
-    engine = RoutingEngine(lambda: catalogs.catalog, pools, clock, config.max_timeout_s)
+    engine = RoutingEngine(lambda: catalogs.catalog, pools, clock, config.max_timeout_s, observe)
     kernel = Kernel(
         SERVER_NAME,
         version("thornback"),
@@ -192,14 +197,25 @@ class Gateway:
         self._listening = Listening()
         self._registry = connect(cluster)
         self._mirror = CatalogMirror(self._registry, self._clock)
+        self._draining: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> GatewayApp:
         """Called by Serve in the replica, before it takes requests."""
         log_to_output()
         await self._mirror.start(FIRST_CATALOG_S)
         self._mirror.on_change(self._listening.changed)
+        # In a context of its own, as the mirror's: it outlives what Serve does at the moment.
+        self._draining = asyncio.get_running_loop().create_task(
+            when_drained(self._listening.drain), context=contextvars.Context()
+        )
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
+        pools, telemetry = Pools(self._clock), Telemetry(RaySink())
+        telemetry.watch(pools.gauged)
+        # In a context of its own: it outlives whatever it was begun in.
+        self._exporting = asyncio.get_running_loop().create_task(
+            telemetry.keep_exporting(), context=contextvars.Context()
+        )
         return assemble(
             self._config,
             anonymous=self._anonymous,
@@ -207,7 +223,7 @@ class Gateway:
             gateway=serve.get_replica_context().replica_tag,
             keys=await self._registry.keys(),
             catalogs=self._mirror,
-            pools=Pools(self._clock),
+            pools=pools,
             contents=contents,
             uploads=Uploads(
                 self._mirror, self._registry, blobs, contents, anonymous=self._anonymous
@@ -215,6 +231,7 @@ class Gateway:
             listening=self._listening,
             running=self._running,
             pass_on_cancel=Cancellations(self._ask_all).pass_on,
+            observe=telemetry.observe,
             clock=self._clock,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +25,8 @@ MAX_STREAMS = 8192
 MAX_STREAMS_PER_PRINCIPAL = 1024
 MAX_URIS = 1000
 RETRY_AFTER_S = 5
+DRAIN_S = 2.0
+"""How long all streams of a gateway that is taken away need to end."""
 
 _NOTIFICATIONS: Mapping[Kind, str] = {
     "toolsListChanged": "notifications/tools/list_changed",
@@ -103,6 +105,14 @@ class Listening:
         self._closing = True
         for stream in list(self._streams):
             self._end(stream)
+
+    async def drain(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """`close`, one stream after the other: their clients all come back, to other gateways."""
+        self._closing = True
+        streams = list(self._streams)
+        for stream in streams:
+            self._end(stream)
+            await sleep(DRAIN_S / len(streams))
 
     @staticmethod
     def _end(stream: Stream) -> None:

@@ -52,7 +52,7 @@ from thornback.cluster.revisions import (
 )
 from thornback.deployments.access_log import AccessRecord, recorded
 from thornback.deployments.clock import Clock
-from thornback.deployments.exchange import Exchange, Notify
+from thornback.deployments.exchange import Exchange
 from thornback.deployments.http_edge import (
     ClientGone,
     Headers,
@@ -224,7 +224,7 @@ class McpEndpoint:
         try:
             session = self._session_of(request, headers, caller)
             exchange = _exchange(
-                request, body, headers, caller, catalog, session, reply.notify, record.call_id
+                request, body, headers, caller, catalog, session, reply, record.call_id
             )
         except ThornbackError as error:
             await send_answer(send, _refusal(request.id, error, record))
@@ -248,6 +248,7 @@ class McpEndpoint:
             await reply.finish(answer)
         finally:
             gone.cancel()
+            reply.abandon()
             # Closing the response is the cancellation since 2026-07-28, and is none before
             # (2026-07-28, basic/patterns/cancellation; 2025-11-25, basic/transports).
             if exchange.revision.modern:
@@ -304,7 +305,7 @@ def _exchange(
     caller: Caller,
     catalog: Catalog,
     session: Session | None,
-    notify: Notify,
+    reply: Reply,
     call_id: str,
 ) -> Exchange:
     """The request with its context, which is its own, its session's or none.
@@ -332,7 +333,8 @@ def _exchange(
         catalog=catalog,
         capabilities=capabilities,
         client_info=info,
-        notify=notify,
+        notify=reply.notify,
+        room=reply.room,
         call_id=call_id,
     )
 

@@ -2,9 +2,8 @@
 
 Ray makes an environment by copying the whole one it runs in and importing Ray in the copy, before
 pip hears what it shall install; for a package that does not exist that takes most of a minute.
-pip's own answer takes a second, so it is asked first, where Ray runs and with the pool's variables
-and options. It is asked for the named packages alone: what they in turn need is found out
-when the environment is made.
+pip's own answer takes a second or two, for the named packages and for all that they in turn need,
+so it is asked first, where Ray runs and with the pool's variables and options.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Packages(NamedTuple):
             "pip": ["install", "--quiet", "--disable-pip-version-check"],
             "uv": ["pip", "install", "--quiet", "--python", sys.executable],
         }[self.installer]
-        dry = ["--dry-run", "--no-deps", *self.options, "-r", requirements]
+        dry = ["--dry-run", *self.options, "-r", requirements]
         return [sys.executable, "-m", self.installer, *quiet, *dry]
 
 

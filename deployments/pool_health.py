@@ -206,6 +206,6 @@ def _lacking(ask: Mapping[str, float], free: Mapping[str, float]) -> str:
 def _in_words(resources: Mapping[str, float]) -> str:
     """`2 CPU, 16 GiB memory`; memory is bytes."""
     return ", ".join(
-        f"{amount / GIB:.3g} GiB {name}" if name.endswith("memory") else f"{amount:g} {name}"
+        f"{amount / GIB:.5g} GiB {name}" if name.endswith("memory") else f"{amount:g} {name}"
         for name, amount in sorted(resources.items())
     )

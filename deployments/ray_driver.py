@@ -10,6 +10,7 @@ from thornback.cluster.errors import ClusterNotRunning, LaunchError
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.environment import driver_environment
 from thornback.deployments.ray_process import answers
+from thornback.deployments.ray_settings import read_again
 
 
 def token_file(environment: Mapping[str, str]) -> str | None:
@@ -23,11 +24,38 @@ def token_file(environment: Mapping[str, str]) -> str | None:
     return environment.get("RAY_AUTH_TOKEN_PATH") or (str(default) if default.exists() else None)
 
 
+def wants_token(address: str) -> bool:
+    """Whether the Ray at `address` refuses who has none; imports Ray.
+
+    A token file lies in the home directory once any Ray of this user's was started with one, and
+    says nothing of the others.
+    """
+    from ray import _raylet
+
+    previous = os.environ.get("RAY_AUTH_MODE")
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    read_again()
+    try:
+        _raylet.GcsClient(address=address)  # type: ignore[attr-defined]
+    except Exception:  # where it is not for want of a token, `join` says what is wrong
+        return True
+    finally:
+        if previous is None:
+            del os.environ["RAY_AUTH_MODE"]
+        else:
+            os.environ["RAY_AUTH_MODE"] = previous
+        read_again()
+    return False
+
+
 def announce(cluster: ClusterFile) -> None:
     """Put into this process's environment how to join; best before Ray is imported."""
     os.environ.pop("RAY_ADDRESS", None)
     if os.environ.get("RAY_AUTH_TOKEN"):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    elif cluster.token_path is None and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        # Otherwise Ray would take a token that lies in the home directory, for another Ray.
+        os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ.update(driver_environment(cluster.address, cluster.token_path))
 
 
@@ -44,7 +72,7 @@ def join(cluster: ClusterFile) -> None:
     announce(cluster)
     import ray
 
-    _read_environment_again()
+    read_again()  # it may have been imported before `announce`
     _refuse_without_token(cluster.address)
     try:
         ray.init(
@@ -56,16 +84,6 @@ def join(cluster: ClusterFile) -> None:
     except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise LaunchError(f"cannot join the Ray at {cluster.address}: {lines[0]}") from error
-
-
-def _read_environment_again() -> None:
-    """Ray read it when it was imported, which may have been before `announce`."""
-    from ray import _raylet
-    from ray._private import ray_constants
-
-    one_machine = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR) == "0"
-    ray_constants.ENABLE_RAY_CLUSTER = not one_machine
-    _raylet.Config.initialize("")  # type: ignore[attr-defined]
 
 
 def _refuse_without_token(address: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 import psutil
-from ray import JobID
+from ray import JobID, _raylet
 from ray._private import node, parameter, ray_constants, services
 
 from thornback.deployments.environment import FORKABLE
@@ -53,7 +53,7 @@ def start(options: HeadOptions) -> dict[str, int]:
         info = start_process(command, process_type, *args, **kwargs)
         pids[process_type] = info.process.pid
         if process_type == ray_constants.PROCESS_TYPE_DASHBOARD:
-            # The raylet gives its agents 15 s to start, and all of them start at the same time.
+            # What a cluster waits for starts at the same time.
             psutil.Process(info.process.pid).nice(DASHBOARD_NICENESS)
         return info
 
@@ -80,14 +80,37 @@ def start(options: HeadOptions) -> dict[str, int]:
         "include_log_monitor": False,
         "no_monitor": True,
     }
-    node.Node(
+
+    class HeadNode(node.Node):
+        def start_ray_processes(self) -> None:
+            note_agent_ports(Path(self._session_dir), str(self._node_id), ports)
+            super().start_ray_processes()  # type: ignore[no-untyped-call]
+
+    HeadNode(
         parameter.RayParams(**parameters), head=True, shutdown_at_exit=False, spawn_reaper=False
     )
-    # Not sooner: its imports would take the CPU from the raylet's agents, which have 15 s to start.
     log = Path(options.temp_dir, f"{FORK_SERVER}.log")
     raylet = pids[ray_constants.PROCESS_TYPE_RAYLET]
     pids[FORK_SERVER] = _start_fork_server(to_fork_server, raylet, log)
     return pids
+
+
+def note_agent_ports(session_dir: Path, node_id: str, ports: Ports) -> None:
+    """Leave word for the raylet where its agents will listen.
+
+    It reads that from files of theirs, even where it has given them the ports itself, and ends when
+    one is not there after 15 s, which is what an agent's imports take on a busy machine. Once it
+    knows, it waits for the agents themselves as long as `RAY_agent_register_timeout_ms` says.
+    """
+    raylet: Any = _raylet
+    known = {
+        raylet.METRICS_AGENT_PORT_NAME: ports.dashboard_agent_grpc,
+        raylet.METRICS_EXPORT_PORT_NAME: ports.metrics_export,
+        raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME: ports.dashboard_agent,
+        raylet.RUNTIME_ENV_AGENT_PORT_NAME: ports.runtime_env_agent,
+    }
+    for name, port in known.items():
+        raylet.persist_port(str(session_dir), node_id, name, port)
 
 
 def _listening_at(path: Path) -> socket.socket:

@@ -12,9 +12,9 @@ from itertools import chain
 import msgspec
 
 from thornback.cluster.actors import BlockingRegistryClient
-from thornback.cluster.catalog import Space, ToolSpec
+from thornback.cluster.catalog import Space
 from thornback.cluster.config import ClusterConfig
-from thornback.cluster.errors import RegistrationError
+from thornback.cluster.errors import ConfigError, RegistrationError
 from thornback.cluster.principals import PrincipalEntry
 from thornback.cluster.registry import edit_of
 from thornback.deployments.contents import ConfigEntry, stale_keys
@@ -25,7 +25,6 @@ from thornback.deployments.discovery import (
     decode_findings,
     discover,
     findings_key,
-    refuse_doubled,
 )
 from thornback.deployments.packages import Asked
 from thornback.deployments.serve_config import PoolPlan, split_plan
@@ -89,7 +88,7 @@ def catalog_as_found(
     """
     named = {plan.name: plan for plan in plans}
     split = {plan.name: plan for plan in loose}
-    offered: dict[str, list[ToolSpec]] = {}
+    owners: dict[str, PoolPlan] = {}
     for name, findings in chain.from_iterable(part.items() for part in found):
         parts = (
             [named[name]]
@@ -98,9 +97,30 @@ def catalog_as_found(
         )
         for plan in parts:
             discovered = catalog_entries(config, plan, findings)
-            offered[plan.name] = discovered.tools
-            refuse_doubled(offered)
+            _claim(owners, discovered)
             yield discovered
+
+
+def _claim(owners: dict[str, PoolPlan], found: Discovered) -> None:
+    """Note whose each tool version is.
+
+    Raises:
+        ConfigError: naming both pools, or both modules that are in none, if another has one of
+            them.
+    """
+    for spec in found.tools:
+        owner = owners.setdefault(spec.key, found.plan)
+        if owner.source != found.plan.source:
+            raise ConfigError(
+                f"{_named(owner)} and {_named(found.plan)} both offer {spec.name} {spec.version}; "
+                "two pools may offer one tool only at different versions"
+            )
+
+
+def _named(plan: PoolPlan) -> str:
+    """A pool, or what it was made of, as the config names it."""
+    modules = ", ".join(plan.config.tools)
+    return f"pools.{plan.name}" if plan.source == plan.name else f"modules ({modules})"
 
 
 def register_pools(

@@ -25,6 +25,9 @@ MAX_WAITING_NOTIFICATIONS = 1024
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 """For a client that reads slower than its tool reports. The oldest go first: notifications advise,
 the answer is complete without them."""
+ROOM_NOTIFICATIONS = 64
+ROOM_BYTES = 256 * 1024
+"""Where more than this waits, whoever can wait for room does: its items are not lost."""
 
 _STREAM_HEADERS = [
     (b"content-type", STREAM_TYPE.encode()),
@@ -51,10 +54,15 @@ class Reply:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
+        self._written = asyncio.Event()
+        """Set when something was written, and when nothing will be any more."""
         self._streaming = False
+        self._abandoned = False
 
     def notify(self, method: str, params: Mapping[str, Any]) -> None:
         """Queue a notification; it is sent before the answer."""
+        if self._abandoned:
+            return
         self._waiting.append(encode_notification(method, params))
         self._waiting_bytes += len(self._waiting[-1])
         while (
@@ -63,6 +71,22 @@ class Reply:
         ):
             self._next()
         self._wake.set()
+
+    async def room(self) -> None:
+        """Wait until so much is written that another notification would soon be; not for a client
+        that is gone."""
+        while not self._abandoned and (
+            len(self._waiting) > ROOM_NOTIFICATIONS or self._waiting_bytes > ROOM_BYTES
+        ):
+            self._written.clear()
+            await self._written.wait()
+
+    def abandon(self) -> None:
+        """Nobody reads any more; what is queued now and later is dropped."""
+        self._abandoned = True
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._written.set()
 
     async def follow(self, work: asyncio.Task[Answer], gone: asyncio.Future[None]) -> None:
         """Write what `work` reports, until it is done or the client is `gone`.
@@ -94,6 +118,7 @@ class Reply:
     async def _flush(self) -> None:
         while self._waiting:
             await self._write_stream(_event(self._next()))
+            self._written.set()
 
     def _next(self) -> bytes:
         notification = self._waiting.popleft()

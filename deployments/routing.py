@@ -20,6 +20,8 @@ from thornback.cluster.errors import (
     NoReplica,
     Overloaded,
     PoolBroken,
+    ThornbackError,
+    ToolFailure,
     ToolTimeout,
     Unavailable,
     UnknownTool,
@@ -43,9 +45,13 @@ from thornback.cluster.principals import Caller
 from thornback.cluster.validation import SchemaCheck, nearest
 from thornback.deployments.clock import Clock
 from thornback.deployments.dispatch import Emit, Pool, refusal
+from thornback.deployments.telemetry import CallFacts
+from thornback.deployments.telemetry import Outcome as Kind
 
 MAX_CHECKS = 4096
 """Compiled schemas kept; the oldest goes first."""
+
+Observe = Callable[[CallFacts], None]
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,16 +99,19 @@ class RoutingEngine:
         pools: PoolFinder,
         clock: Clock,
         max_timeout_s: float = 3600.0,
+        observe: Observe | None = None,
     ) -> None:
         """
         Args:
             catalog: The catalog as this gateway knows it now.
             max_timeout_s: Hard limit on the time of any call, in seconds.
+            observe: Told of each call of a tool that there is, when it is over.
         """
         self._catalog = catalog
         self._pools = pools
         self._clock = clock
         self._max_timeout_s = max_timeout_s
+        self._observe = observe
         self._checks = _SchemaChecks()
 
     async def call(self, call: Call, emit: Emit) -> Routed:
@@ -120,12 +129,27 @@ class RoutingEngine:
         arrived = self._clock.monotonic()
         catalog = self._catalog()
         spec = tool_for(call, catalog)
+        reports = _Reports(emit, self._clock, arrived)
+        came_to: Routed | BaseException | None = None
+        try:
+            came_to = await self._routed(call, spec, catalog, reports)
+            return came_to
+        except BaseException as error:
+            came_to = error
+            raise
+        finally:
+            if self._observe is not None:
+                self._observe(_facts(call, spec, reports, came_to, self._clock.monotonic()))
+
+    async def _routed(
+        self, call: Call, spec: ToolSpec, catalog: Catalog, reports: _Reports
+    ) -> Routed:
         pool = self._pools.get(_pool_of(spec, catalog))
         timeout_s = min(spec.call.timeout_s, self._max_timeout_s)
         queue_timeout_s = min(spec.call.queue_timeout_s, self._max_timeout_s)
         fitting = await self._fitting(spec, call.arguments)
         call = msgspec.structs.replace(call, arguments=fitting)
-        return await self._attempt(call, spec, pool, emit, arrived, timeout_s, queue_timeout_s)
+        return await self._attempt(call, spec, pool, reports, timeout_s, queue_timeout_s)
 
     async def _fitting(self, spec: ToolSpec, arguments: bytes) -> bytes:
         """The arguments, once they fit the tool's input schema.
@@ -157,16 +181,14 @@ class RoutingEngine:
         call: Call,
         spec: ToolSpec,
         pool: Pool,
-        emit: Emit,
-        arrived: float,
+        reports: _Reports,
         timeout_s: float,
         queue_timeout_s: float,
     ) -> Routed:
         """Send the call until it is answered, or must not or need not be sent again."""
-        reports = _Reports(emit, self._clock)
         attempts = 0
         failure: Unavailable | None = None
-        deadline = arrived + queue_timeout_s + timeout_s
+        deadline = reports.arrived_at + queue_timeout_s + timeout_s
         while True:
             attempts += 1
             left_s = deadline - self._clock.monotonic()
@@ -174,8 +196,7 @@ class RoutingEngine:
             try:
                 outcome = await pool.call(message, reports)
                 if not isinstance(outcome, Refused):
-                    queue_s = max(0.0, reports.admitted_at - arrived)
-                    return Routed(outcome, spec.version, attempts, queue_s)
+                    return Routed(outcome, spec.version, attempts, reports.queue_s or 0.0)
                 failure = refusal(pool.name, outcome)
             except ToolTimeout:
                 raise ToolTimeout(spec.name, timeout_s) from None
@@ -263,17 +284,21 @@ def _message(call: Call, spec: ToolSpec, remaining_s: float, queue_timeout_s: fl
 class _Reports:
     """Passes on what the attempts of one call say, as if there had been one."""
 
-    def __init__(self, emit: Emit, clock: Clock) -> None:
+    def __init__(self, emit: Emit, clock: Clock, arrived_at: float) -> None:
         self._emit = emit
         self._clock = clock
         self._progress = float("-inf")
-        self.admitted_at = clock.monotonic()
-        """When a host admitted the last attempt; when the call came, before any did."""
+        self.arrived_at = arrived_at
+        self.queue_s: float | None = None
+        """From the call's arrival until a host admitted its last attempt; None: none did."""
+        self.was_cold = False
+        """Whether that host began after the call had come."""
         self.said_items = False
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Acknowledged):
-            self.admitted_at = self._clock.monotonic()
+            self.queue_s = max(0.0, self._clock.monotonic() - self.arrived_at)
+            self.was_cold = event.replica_age_s < self.queue_s
             return
         if isinstance(event, Progress):
             # It must increase, and both the wait for a replica and a second attempt begin at 0.
@@ -282,6 +307,55 @@ class _Reports:
             self._progress = event.progress
         self.said_items = self.said_items or isinstance(event, Partial)
         self._emit(event)
+
+    async def room(self) -> None:
+        """Wait until whoever reads has room for more, where it can say so."""
+        if (room := getattr(self._emit, "room", None)) is not None:
+            await room()
+
+
+def _facts(
+    call: Call,
+    spec: ToolSpec,
+    reports: _Reports,
+    came_to: Routed | BaseException | None,
+    now: float,
+) -> CallFacts:
+    """What is counted of a call that is over."""
+    outcome, error = _kind_of(came_to)
+    done = came_to.outcome if isinstance(came_to, Routed) else None
+    complete = done if isinstance(done, Complete) else None
+    return CallFacts(
+        spec.name,
+        spec.version,
+        outcome,
+        total_s=max(0.0, now - reports.arrived_at),
+        queue_s=reports.queue_s,
+        run_s=complete.run_s if complete else None,
+        error=error,
+        request_bytes=len(call.arguments),
+        result_bytes=len(complete.result) if complete else 0,
+        batch_size=complete.batch_size or None if complete else None,
+        cold=reports.was_cold,
+    )
+
+
+def _kind_of(came_to: Routed | BaseException | None) -> tuple[Kind, str]:
+    """How a call ended, and the code of its error; empty: it has none."""
+    match came_to:
+        case Routed(outcome=Complete() as complete):
+            if complete.is_error:
+                return "error", complete.error_code or ToolFailure.code
+            return "ok", ""
+        case Routed(outcome=InputNeeded()):
+            return "input_needed", ""
+        case Routed(outcome=Raised() as raised):
+            return "error", f"rpc.{raised.rpc_code}"
+        case asyncio.CancelledError():
+            return "cancelled", ""
+        case ThornbackError() as error:
+            return "error", error.code
+    return "error", "internal"  # a bug of ours
 
 
 class _SchemaChecks:

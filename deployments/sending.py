@@ -188,7 +188,7 @@ class Sending:
             self._channel = pool.met(state)
             self._replica = self._channel.replica
             self._replica.took(self._open)
-        acknowledged = Acknowledged(WIRE_VERSION, state.replica_id, state.running)
+        acknowledged = Acknowledged(WIRE_VERSION, state.replica_id, state.running, state.age_s)
         for place in replies.acknowledged:
             self._arrived(place)
             self._acknowledge(place, acknowledged)

@@ -19,6 +19,9 @@ EXPORT_S = 5.0
 """Seconds between two exports."""
 MAX_TOOLS = 1000
 """Tool versions that one process counts apart; all others are counted together as `(others)`."""
+MAX_CODES = 64
+"""Classes of error that are counted apart for one version of a tool: its author makes them up."""
+MAX_CODE_CHARS = 64
 OTHERS = "(others)"
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -66,7 +69,9 @@ BATCH_SIZE = Metric(
 )
 RUNNING = Metric("thornback_running", "gauge", _TOOL, "Calls that run now.")
 QUEUED = Metric("thornback_queued", "gauge", _TOOL, "Calls that wait now.")
-REPLICAS = Metric("thornback_replicas", "gauge", ("pool", "state"), "Replicas of a pool.")
+REPLICAS = Metric(
+    "thornback_replicas", "gauge", ("pool", "state"), "Replicas of a pool that scales."
+)
 TARGET_REPLICAS = Metric(
     "thornback_target_replicas", "gauge", ("pool",), "Replicas that a pool shall have."
 )
@@ -167,7 +172,8 @@ class ToolNumbers:
     def observe(self, call: CallFacts) -> None:
         self.outcomes[call.outcome] = self.outcomes.get(call.outcome, 0) + 1
         if call.error:
-            self.errors[call.error] = self.errors.get(call.error, 0) + 1
+            code = call.error if self._is_counted_apart(call.error) else OTHERS
+            self.errors[code] = self.errors.get(code, 0) + 1
         self.request_bytes += call.request_bytes
         self.result_bytes += call.result_bytes
         self.cold_starts += call.cold
@@ -178,6 +184,9 @@ class ToolNumbers:
             self.run.add(call.run_s)
         if call.batch_size is not None:
             self.batch_size.add(call.batch_size)
+
+    def _is_counted_apart(self, code: str) -> bool:
+        return code in self.errors or (len(self.errors) < MAX_CODES and len(code) <= MAX_CODE_CHARS)
 
     def counters(self, tool: Labels) -> Iterable[tuple[str, Labels, float]]:
         """Name, labels and value of every counter, a histogram's buckets among them."""
@@ -240,7 +249,7 @@ class Telemetry:
             for name, labels, value in self.tools[tool].counters(tool):
                 added = value - self._exported.get((name, labels), 0)
                 if added > 0:
-                    self._sink.add(name, _named(name, labels), added)
+                    self._sink.add(name, named(name, labels), added)
                     self._exported[name, labels] = value
             self._touched.discard(tool)
             yield
@@ -251,9 +260,9 @@ class Telemetry:
         }
         for name, labels in self._shown.keys() - now.keys():
             # Ray shows the last value of a gauge until its process ends.
-            self._sink.put(name, _named(name, labels), 0)
+            self._sink.put(name, named(name, labels), 0)
         for (name, labels), gauged in now.items():
-            self._sink.put(name, _named(name, labels), gauged.value)
+            self._sink.put(name, named(name, labels), gauged.value)
         self._shown = {key: gauged.metric for key, gauged in now.items()}
 
     async def keep_exporting(self) -> None:
@@ -313,5 +322,6 @@ LABELS = _labels()
 """Labels of everything that is exported, by its name."""
 
 
-def _named(name: str, labels: Labels) -> dict[str, str]:
+def named(name: str, labels: Labels) -> dict[str, str]:
+    """The labels of what is exported under a name, each with its own."""
     return dict(zip(LABELS[name], labels, strict=True))

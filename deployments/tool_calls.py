@@ -89,7 +89,7 @@ class ToolCalls:
         """
         call = self._call_of(exchange)
         try:
-            routed = await self._engine.call(call, Reporter(exchange).emit)
+            routed = await self._engine.call(call, Reporter(exchange))
             match routed.outcome:
                 case Complete() as complete:
                     return _shaped(exchange, complete, routed)
@@ -167,11 +167,12 @@ class Reporter:
 
     def __init__(self, exchange: Exchange) -> None:
         self._notify = exchange.notify
+        self._room = exchange.room
         self._token = exchange.progress_token
         self._log_level = exchange.log_level
         self._last = -math.inf
 
-    def emit(self, event: Event) -> None:
+    def __call__(self, event: Event) -> None:
         match event:
             case Progress():
                 self._progress(event.progress, event.total, event.message)
@@ -179,6 +180,10 @@ class Reporter:
                 self._progress(event.seq + 1.0, None, event.text, is_item=True)
             case Log() if _is_due(event.level, self._log_level):
                 self._log(event)
+
+    async def room(self) -> None:
+        """Wait until the client has read so much that another item is not too much."""
+        await self._room()
 
     def _progress(
         self, progress: float, total: float | None, message: str | None, *, is_item: bool = False

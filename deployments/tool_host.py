@@ -81,7 +81,8 @@ class ToolHost:
             replica: Where this runs; None: asks Ray Serve.
             clock: None: the machine's.
         """
-        clock = clock or SystemClock()
+        self._clock = clock = clock or SystemClock()
+        self._began_s = clock.monotonic()
         self._pool = pool
         self._replica = (replica or _serve_replica)()
         self._tools = PoolTools(cluster, pool, modules, specs_of or _registered_specs, clock)
@@ -199,7 +200,12 @@ class ToolHost:
     def _state_for(self, gateway: str) -> HostState:
         book, here = self._counted(), self._replica
         return HostState(
-            here.replica_id, here.node_id, book.slots, book.free_for(gateway), book.in_use
+            here.replica_id,
+            here.node_id,
+            book.slots,
+            book.free_for(gateway),
+            book.in_use,
+            self._clock.monotonic() - self._began_s,
         )
 
     def _counted(self) -> CallBook:

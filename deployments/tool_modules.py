@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import traceback
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -30,6 +31,8 @@ class ToolModules(msgspec.Struct, frozen=True):
     """By `name@version`."""
     broken: dict[str, str]
     """Dotted name of each module that failed, and why."""
+    tracebacks: dict[str, str] = {}
+    """Of each module that failed; for the operator alone."""
 
 
 class Mismatch(msgspec.Struct, frozen=True):
@@ -44,6 +47,7 @@ def load(modules: Iterable[str]) -> ToolModules:
     """Import modules, in order. Runs their code: may take long, and belongs in a thread."""
     tools: dict[str, Tool] = {}
     broken: dict[str, str] = {}
+    tracebacks: dict[str, str] = {}
     for module in modules:
         try:
             found = {f"{t.name}@{t.version}": t for t in tools_of(importlib.import_module(module))}
@@ -51,9 +55,10 @@ def load(modules: Iterable[str]) -> ToolModules:
                 raise ImportError(f"{module} and another module of this pool declare {min(both)}")
         except BaseException as error:  # a module may raise anything, SystemExit included
             broken[module] = cause_of(error, module)
+            tracebacks[module] = "".join(traceback.format_exception(error))
         else:
             tools.update(found)
-    return ToolModules(tools, broken)
+    return ToolModules(tools, broken, tracebacks)
 
 
 def cause_of(error: BaseException, module: str) -> str:

@@ -26,10 +26,13 @@ class Transport(Protocol):
     """The way to the replicas of one pool."""
 
     def send(self, replica_id: str, message: bytes, *, by_reference: bool = False) -> Stream:
-        """Send to a replica; where it is gone, to another, whose answer says so.
+        """Send to a replica; where it is known to be gone, to another, whose answer says so.
+
+        No replica gets what another may have begun: then the stream fails.
 
         Args:
-            replica_id: Empty: any replica. Waits for one where there is none.
+            replica_id: Empty: any replica, for a message that nothing begins with. Waits for one
+                where there is none.
             by_reference: Through the object store, where a message has no limit.
         """
         ...
@@ -66,7 +69,7 @@ class ServeTransport:
             if len(self._sends) > MAX_HANDLES:  # replicas come and go, each with a new id
                 self._sends.clear()
             self._sends[replica_id, by_reference] = handle
-        stream: Stream = handle.remote(message)
+        stream: Stream = handle.remote(SentOnce(message) if replica_id else message)
         return stream
 
     async def fetch(self, replica_id: str, value_id: str) -> bytes | None:
@@ -93,11 +96,35 @@ class ServeTransport:
 MAX_HANDLES = 256
 
 
+class SentOnce:
+    """A message that goes to one replica: arrives as bytes, and does not leave a second time.
+
+    Serve replays a request whose replica died before its acceptance was heard, while the calls in
+    it may have run. It serialises the request anew for that, which is where it is stopped.
+    """
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+        self._left = False
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
+        if self._left:
+            raise SentBefore
+        self._left = True
+        return bytes, (self._message,)
+
+
+class SentBefore(Exception):
+    """A message would leave a second time."""
+
+    def __init__(self) -> None:
+        super().__init__("a replica may have begun what is in this message")
+
+
 def fault_of(error: BaseException) -> Fault:
     """What an error of a stream says about the calls in it.
 
-    Serve itself replays what no replica accepted, so that whatever else it raises may come after
-    their effects.
+    Whatever is not a refusal may come after their effects.
     """
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 

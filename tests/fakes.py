@@ -1,6 +1,7 @@
 """Fakes, written once and by hand."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from thornback.cluster.catalog import PoolEntry
@@ -62,13 +63,14 @@ class FakeSend:
         free: int = 4,
         running: int = 0,
         slots: int = 4,
+        age_s: float = math.inf,
     ) -> None:
         """Another message in the stream.
 
         Args:
             by: The replica that answers; empty: the one that it was sent to.
         """
-        state = HostState(by or self.to or "r1", "node", slots, free, running)
+        state = HostState(by or self.to or "r1", "node", slots, free, running, age_s)
         self._coming.put_nowait(
             Replies(WIRE_VERSION, state, list(acknowledged), [(p, r) for p, r in replies])
         )
@@ -97,6 +99,7 @@ class FakeTransport:
         self.sends: list[FakeSend] = []
         self.beats: list[int] = []
         """What the gateway said that it holds, with each heartbeat."""
+        self.was_beaten = asyncio.Event()
         self.states: list[HostState] | None = None
         """What replicas answer to a heartbeat; None: there is none."""
         self.parked: dict[str, Reply] = {}
@@ -118,6 +121,7 @@ class FakeTransport:
 
     async def beat(self, gateway: str, held: int, timeout_s: float) -> list[bytes]:
         self.beats.append(held)
+        self.was_beaten.set()
         if self.states is None:
             raise LookupError("no replica")
         return [encode(state) for state in self.states]

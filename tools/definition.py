@@ -86,6 +86,8 @@ class Tool:
     owner: str | None
     tags: tuple[str, ...]
     visibility: Literal["listed", "unlisted"]
+    stated: tuple[str, ...]
+    """As in `ToolSpec`."""
     signature: str
     module: str
     target: Callable[..., Any]
@@ -147,6 +149,7 @@ class Tool:
             owner=self.owner,
             tags=self.tags,
             visibility=self.visibility,
+            stated=self.stated,
         )
         return msgspec.structs.replace(spec, content_hash=content_hash_of(spec))
 
@@ -169,10 +172,10 @@ def tool(
     batch: Batch | None = None,
     input_schema: str | Mapping[str, Any] | None = None,
     output_schema: str | Mapping[str, Any] | None = None,
-    tags: Sequence[str] = (),
+    tags: Sequence[str] | None = None,
     owner: str | None = None,
-    visibility: Literal["listed", "unlisted"] = "listed",
-    principals: Sequence[str] = ("*",),
+    visibility: Literal["listed", "unlisted"] | None = None,
+    principals: Sequence[str] | None = None,
 ) -> Callable[[F], F]: ...
 
 
@@ -191,10 +194,10 @@ def tool(
     batch: Batch | None = None,
     input_schema: str | Mapping[str, Any] | None = None,
     output_schema: str | Mapping[str, Any] | None = None,
-    tags: Sequence[str] = (),
+    tags: Sequence[str] | None = None,
     owner: str | None = None,
-    visibility: Literal["listed", "unlisted"] = "listed",
-    principals: Sequence[str] = ("*",),
+    visibility: Literal["listed", "unlisted"] | None = None,
+    principals: Sequence[str] | None = None,
 ) -> F | Callable[[F], F]:
     """Declare a function, generator or class with `__call__` to be a tool.
 
@@ -212,19 +215,32 @@ def tool(
         idempotent: Whether a call may be repeated without further effect: then it is retried when
             its replica dies.
         open_world: Whether calls reach beyond the cluster.
-        timeout_s: Seconds a call may take, unless the config says otherwise (30).
+        timeout_s: Seconds a call may take; None: what the config's `defaults` say, else 30.
         batch: One invocation runs many calls, from any callers: each parameter is a list with one
             element a call, and so is what is returned. The schemas are those of one call.
         input_schema: JSON Schema written by hand; text is published byte for byte.
         output_schema: The same for results, which then must be objects.
         tags: Free words for lists and searches.
         owner: Who answers for it.
-        visibility: An unlisted tool is called by those who know its name.
-        principals: Shell patterns of who may use it; `tag:PATTERN` matches tags.
+        visibility: None: listed. An unlisted tool is called by those who know its name.
+        principals: Shell patterns of who may use it; `tag:PATTERN` matches tags. None: everybody.
 
     Raises:
         DefinitionError: if it cannot be a tool; the message says what to change.
     """
+
+    settings = {
+        "title": title,
+        "read_only": read_only,
+        "destructive": destructive,
+        "idempotent": idempotent,
+        "open_world": open_world,
+        "timeout_s": timeout_s,
+        "tags": tags,
+        "owner": owner,
+        "visibility": visibility,
+        "principals": principals,
+    }
 
     def declare(target: F) -> F:
         label = getattr(target, "__name__", type(target).__name__)
@@ -239,10 +255,11 @@ def tool(
                 batch=batch,
                 input_schema=input_schema,
                 output_schema=output_schema,
-                tags=tuple(tags),
+                tags=tuple(tags or ()),
                 owner=owner,
-                visibility=visibility,
-                access=AccessPolicy(tuple(principals)),
+                visibility=visibility or "listed",
+                access=AccessPolicy() if principals is None else AccessPolicy(tuple(principals)),
+                stated=tuple(key for key, value in settings.items() if value is not None),
             )
         except (TypeError, PydanticUserError) as error:  # pydantic's: a type without a schema
             why = str(error).partition("\n\nFor further information")[0]

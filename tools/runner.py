@@ -118,8 +118,9 @@ async def run_batch(
         for _, ctx in calls:
             ctx.cancel()
         raise
+    run_s = time.monotonic() - started
     return [
-        msgspec.structs.replace(outcome, run_s=time.monotonic() - started)
+        msgspec.structs.replace(outcome, run_s=run_s, batch_size=len(calls))
         if isinstance(outcome, Complete)
         else outcome
         for outcome in outcomes

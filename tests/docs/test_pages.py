@@ -1,15 +1,21 @@
 """Every block of the README and of the guides runs, in the order of the page."""
 
+import json
 import re
+import shlex
+import subprocess
+import sys
+import threading
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, RunningCluster
+from tests.conftest import DOWN_TIMEOUT_S, ROOT, THORNBACK, UP_TIMEOUT_S, RunningCluster
 from tests.docs.blocks import Block, Runner, blocks_of
 from thornback.cluster.config import load_config
 from thornback.deployments.modules_here import tools_here, warnings_of
+from thornback.deployments.ports import listen_error
 
 PAGES = ("README.md", "docs/author.md", "docs/operator.md", "docs/agents.md")
 
@@ -28,8 +34,8 @@ def readme_block(word: str) -> Block:
     return next(block for block in blocks_of("README.md") if block.word == word)
 
 
-# The README's `install` and `test` blocks are checked here and run by `.ci/run`: one that installs
-# would change the environment it runs in, and one that runs all tests would run itself.
+# The README's `install` and `test` blocks run in parts: one that installs would change the
+# environment that it runs in, and one that runs all tests would run itself; `.ci/run` does that.
 @pytest.mark.parametrize("word", ["install", "test"])
 def test_the_extra_that_a_command_installs_exists(word: str) -> None:
     (extra,) = re.findall(r'pip install -e "\.\[(\w+)\]"', readme_block(word).text)
@@ -37,9 +43,44 @@ def test_the_extra_that_a_command_installs_exists(word: str) -> None:
     assert extra in pyproject["project"]["optional-dependencies"]
 
 
-def test_what_the_first_command_brings_up_is_a_shipped_config() -> None:
-    assert readme_block("install").text.endswith("&& thornback up\n")
-    assert load_config(ROOT / "configs/local.yaml").gateway.port == 8000
+@pytest.mark.parametrize("word", ["install", "test"])
+def test_what_a_command_installs_is_what_the_tests_run_in(word: str, tmp_path: Path) -> None:
+    words = shlex.split(readme_block(word).text.partition(" && ")[0])
+    assert words[:2] == ["pip", "install"]
+    report = tmp_path / "report.json"
+    dry = ["--dry-run", "--quiet", "--disable-pip-version-check", "--report", str(report)]
+    done = subprocess.run(
+        [sys.executable, "-m", *words, *dry], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    missing = json.loads(report.read_text("utf-8"))["install"]
+    # What is editable is always made anew.
+    assert [package["metadata"]["name"] for package in missing] == ["thornback"]
+
+
+def test_the_first_command_brings_up_a_cluster(tmp_path: Path) -> None:
+    port = 8000
+    if error := listen_error(port, "127.0.0.1"):
+        pytest.skip(f"the page's port is taken here: {error}")
+    words = shlex.split(readme_block("install").text.partition(" && ")[2])
+    assert words == ["thornback", "up"]
+    first = RunningCluster("local", port, tmp_path)
+    up = subprocess.Popen(
+        [THORNBACK, *words[1:]], env=first.environment, stdout=subprocess.PIPE, text=True
+    )
+    watchdog = threading.Timer(UP_TIMEOUT_S, first.kill)
+    watchdog.start()
+    try:
+        assert up.stdout is not None
+        assert next(up.stdout) == f"local is ready: {first.url}\n"
+        assert first.thornback("tools").returncode == 0
+        up.terminate()
+        up.communicate(timeout=DOWN_TIMEOUT_S)
+        assert first.processes() == []
+    finally:
+        watchdog.cancel()
+        first.kill()
+        up.wait()
 
 
 def test_the_first_tool_has_seven_lines_and_validate_has_nothing_to_say(

@@ -7,7 +7,7 @@ pool's `runtime_env`.
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 from thornback.tools import ToolContext, ToolFailure, tool
 
@@ -137,3 +137,31 @@ def buggy(secret: str) -> str:
         secret: What must not be told.
     """
     raise RuntimeError(secret)
+
+
+@tool(timeout_s=120, read_only=True)
+def count_in_thread(key: str, count: int) -> Iterator[int]:
+    """Count without pause, last digits only; leaves a line for every thousand.
+
+    Args:
+        key: How the lines begin.
+        count: How many numbers.
+    """
+    for number in range(count):
+        if number % 1000 == 0:
+            leave(f"{key} {number}")
+        yield number % 10
+
+
+@tool(timeout_s=120, read_only=True)
+async def count_on_loop(key: str, count: int) -> AsyncIterator[int]:
+    """Count without pause, last digits only; leaves a line for every thousand.
+
+    Args:
+        key: How the lines begin.
+        count: How many numbers.
+    """
+    for number in range(count):
+        if number % 1000 == 0:
+            leave(f"{key} {number}")
+        yield number % 10

@@ -32,6 +32,7 @@ from thornback.deployments.contents import ContentReader
 from thornback.deployments.gateway import GatewayApp, assemble
 from thornback.deployments.listen import Listening
 from thornback.deployments.running_calls import Key, RunningCalls
+from thornback.deployments.telemetry import CallFacts
 from thornback.deployments.uploads import Uploads
 from thornback.tools.definition import Tool, tools_of
 
@@ -111,6 +112,8 @@ class Cluster:
         self._keep_alive_s = keep_alive_s
         self._gateways: list[RunningCalls] = []
         self.listening: list[Listening] = []
+        self.observed: list[CallFacts] = []
+        """Of the calls that are over, through whichever gateway."""
 
     def gateway(self) -> Client:
         """One more gateway of this cluster, and a client of it."""
@@ -134,6 +137,7 @@ class Cluster:
             listening=listening,
             running=running,
             pass_on_cancel=self._pass_on_cancel,
+            observe=self.observed.append,
             clock=clock,
             keep_alive_s=self._keep_alive_s,
         )

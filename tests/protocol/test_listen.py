@@ -1,3 +1,4 @@
+import asyncio
 from typing import Any
 
 import msgspec
@@ -132,6 +133,26 @@ async def test_a_gateway_that_stops_ends_its_streams(cluster: Cluster) -> None:
     result = (await stream.end()).result
     assert result["resultType"] == "complete"
     assert result["_meta"][f"{META}subscriptionId"] == 7
+    assert (await listen(client, EVERYTHING).end()).status == 503
+
+
+@pytest.mark.requirement("listen:shutdown")
+async def test_a_gateway_that_is_taken_away_ends_its_streams_one_by_one(cluster: Cluster) -> None:
+    client = cluster.gateway()
+    streams = [listen(client, EVERYTHING, rpc_id) for rpc_id in (1, 2)]
+    for stream in streams:
+        await stream.until("acknowledged")
+    ended: list[int] = []
+
+    async def sleep(_: float) -> None:
+        left = [stream.task for stream in streams if not stream.task.done()]
+        await asyncio.wait(left, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        ended.append(sum(stream.task.done() for stream in streams))
+
+    await cluster.listening[0].drain(sleep)
+    assert ended == [1, 2]
+    for stream in streams:
+        assert (await stream.end()).result["resultType"] == "complete"
     assert (await listen(client, EVERYTHING).end()).status == 503
 
 

@@ -118,6 +118,11 @@ class Connection:
         await self.send(request)
         return await self.answer()
 
+    async def until(self, text: bytes) -> None:
+        """Wait until what has arrived, and was not read yet, holds `text`."""
+        while text not in self._arrived:
+            await self._receive()
+
     async def rest(self) -> bytes:
         """Everything until the other end closes the connection."""
         try:
@@ -206,9 +211,10 @@ class Target(NamedTuple):
         *,
         rpc_id: int | str = 1,
         headers: Mapping[str, str | None] | None = None,
+        meta: Mapping[str, Any] | None = None,
     ) -> bytes:
         """A request of 2026-07-28."""
-        about = {f"{META}protocolVersion": MODERN, f"{META}clientCapabilities": {}}
+        about = {f"{META}protocolVersion": MODERN, f"{META}clientCapabilities": {}, **(meta or {})}
         full = {**(params or {}), "_meta": about}
         message = {"jsonrpc": "2.0", "id": rpc_id, "method": method, "params": full}
         routing: dict[str, str | None] = {"Mcp-Protocol-Version": MODERN, "Mcp-Method": method}

@@ -29,6 +29,7 @@ BEGINNINGS = {
     "slow": "import time\n\ntime.sleep(60)",
     "greedy": "",
     "absent": "import no_such_package_xyz",
+    "refused": "",
 }
 """How the module of each pool begins."""
 ABSENT = "no-such-package-xyz==9.9"
@@ -50,6 +51,8 @@ def broken(hurt: HurtCluster) -> Iterator[HurtCluster]:
         pools = {name: {"tools": [f"{name}_module"]} for name in BEGINNINGS}
         pools["slow"]["import_timeout_s"] = 3  # type: ignore[assignment]
         pools["greedy"]["ray_actor_options"] = {"num_gpus": 1}  # type: ignore[assignment]
+        # Serve takes the document, and refuses when it builds the application.
+        pools["refused"]["ray_actor_options"] = {"num_cpus": 0.00001}  # type: ignore[assignment]
         pools["absent"]["runtime_env"] = {"pip": [ABSENT]}  # type: ignore[assignment]
         config["pools"] |= pools
 
@@ -69,6 +72,7 @@ WHY = {
     "slow": ("slow_module", "within 3 s"),
     "greedy": ("1 GPU", "0 GPU"),
     "absent": ("runtime_env", f"No matching distribution found for {ABSENT}"),
+    "refused": ("its deployment", "num_cpus cannot go beyond 0.0001"),
 }
 """What a caller is told of each pool, as parts of the text."""
 
@@ -78,18 +82,37 @@ def test_status_names_the_reason_of_each(broken: HurtCluster) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     pools = json.loads(done.stdout)["pools"]
     states = {name: pools[name]["state"] for name in BEGINNINGS}
-    assert states == {**dict.fromkeys(BEGINNINGS, "broken"), "greedy": "infeasible"}
+    others = {"greedy": "infeasible", "refused": "failed"}
+    assert states == {**dict.fromkeys(BEGINNINGS, "broken"), **others}
     assert "nothing_of_this_name" in pools["missing"]["reason"]
-    assert "GPU 1" in pools["greedy"]["reason"]
+    assert "1 GPU" in pools["greedy"]["reason"]
+    assert "num_cpus cannot go beyond 0.0001" in pools["refused"]["reason"]
     assert pools["missing"]["lost_tools"] == ["tool_of_missing"]
     assert pools["text"]["state"] in ("idle", "ready")
 
 
 def test_a_package_that_does_not_exist_is_told_soon(broken: HurtCluster) -> None:
     told = (broken.home / "told").read_text("utf-8")
+    (looked_s,) = re.findall(r"([\d.]+) s +looking for tools", told)
     ((at_s, why),) = re.findall(r"([\d.]+) s  ! pool absent is broken: (.*)", told)
-    assert float(at_s) < KNOWN_WITHIN_S, told
+    assert float(at_s) - float(looked_s) < KNOWN_WITHIN_S, told
     assert why == f"runtime_env: No matching distribution found for {ABSENT}"
+
+
+def test_what_serve_refuses_only_when_it_builds_is_told(broken: HurtCluster) -> None:
+    told = (broken.home / "told").read_text("utf-8")
+    (why,) = re.findall(r"! pool refused is failed: (.*)", told)
+    assert why.startswith("ValueError: The precision of the fractional quantity"), told
+
+
+def test_the_id_that_is_shown_leads_to_the_traceback(broken: HurtCluster) -> None:
+    told = (broken.home / "told").read_text("utf-8")
+    (error_id,) = re.findall(
+        r"pool failing is broken: .*ZeroDivisionError \(error (err_\w+)\)", told
+    )
+    lines = broken.thornback("logs", "failing", "--cluster", broken.name).stdout.splitlines()
+    assert error_id in lines[0]
+    assert any(line.endswith("ZeroDivisionError: division by zero") for line in lines)
 
 
 @pytest.mark.parametrize("name", WHY)

@@ -190,3 +190,10 @@ def _processes(hurt: HurtCluster) -> Iterator[tuple[str, bytes]]:
         except psutil.NoSuchProcess:
             continue
         yield f"process {process.pid}", "\0".join(facts).encode("utf-8", "surrogateescape")
+
+
+def test_nobody_is_told_which_applications_there_are(hurt: HurtCluster) -> None:
+    front = hurt.front(None)
+    for path in ("/-/routes", "/-/Routes?of=all", "/-/%72outes"):
+        answer = asyncio.run(front.ask(front.request(method="GET", path=path)))
+        assert (answer.status, answer.json) == (404, {"error": "not found"}), path

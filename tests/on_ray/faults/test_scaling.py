@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import psutil
@@ -39,8 +39,7 @@ def test_a_pool_that_asks_for_other_cpus_is_replaced_unseen(hurt: HurtCluster) -
         async with calling(hurt.front(), "effect") as load:
             hurt.configure(change)
             began_s = time.monotonic()
-            done = await asyncio.to_thread(hurt.thornback, "up", str(hurt.config), "--detach")
-            assert done.returncode == 0, done.stdout + done.stderr
+            await asyncio.to_thread(up, hurt)
             took_s = await until(is_replaced, 30) - began_s
             await load.each_answered(10)
         slowest = max(load.operations, key=lambda o: o.took_s)
@@ -115,3 +114,69 @@ def test_pools_grow_from_nothing_and_go_away_again(hurt: HurtCluster) -> None:
         await seen(hurt, nothing)
 
     asyncio.run(scenario())
+
+
+def decisions(hurt: HurtCluster, pool: str) -> list[dict[str, Any]]:
+    """The last changes of a pool's size, as `thornback status` has them."""
+    done = hurt.thornback("status", hurt.name, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)["pools"][pool]["decisions"]
+    return found
+
+
+def test_a_pool_is_sized_by_its_calls_however_few_messages_bring_them(hurt: HurtCluster) -> None:
+    calls = 12
+    target = hurt.gateways()[0]
+    asks = [target.tool("wait", {"seconds": 6}, rpc_id=n) for n in range(calls)]
+
+    async def scenario() -> None:
+        await seen(hurt, dict.fromkeys(POOLS, 0))
+        before = decisions(hurt, "waits")
+        answers = await asyncio.gather(*(target.ask(ask, 60) for ask in asks))
+        assert [answer.result["content"][0]["text"] for answer in answers] == ["6.0"] * calls
+        since = [each for each in decisions(hurt, "waits") if each not in before]
+        print("", *(each["text"] for each in since), sep="\n")
+        up = [each["facts"] for each in since if each["facts"]["after"] > each["facts"]["before"]]
+        assert [(each["before"], each["after"]) for each in up] == [(0, 1), (1, 3)]
+        assert up[1]["target"] == 2
+        assert abs(up[1]["load"] - calls) <= 1
+
+    asyncio.run(scenario())
+
+
+def test_a_gateway_that_is_taken_away_sends_its_listeners_elsewhere(hurt: HurtCluster) -> None:
+    async def scenario() -> None:
+        async with AsyncExitStack() as streams:
+            first = [await streams.enter_async_context(listener(each)) for each in hurt.gateways()]
+            ends = [asyncio.create_task(connection.answer()) for connection in first]
+            hurt.configure(lambda config: config["gateway"].update(num_replicas=1))
+            await asyncio.to_thread(up, hurt)
+            async with asyncio.timeout(10):
+                (ended,), (left,) = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            assert b'"resultType":"complete"' in ended.result().body
+            await streams.enter_async_context(listener(hurt.front()))
+            assert not left.done(), "the other gateway goes on"
+            left.cancel()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        hurt.configure(lambda config: None)
+        up(hurt)
+    assert len(hurt.pids("gateway")) == 2
+
+
+@asynccontextmanager
+async def listener(target: Target) -> AsyncIterator[Connection]:
+    """A stream of changes, as soon as it is acknowledged."""
+    asked = {"notifications": {"toolsListChanged": True}}
+    async with await Connection.open(target.port) as connection:
+        await connection.send(target.call("subscriptions/listen", asked))
+        async with asyncio.timeout(10):
+            await connection.until(b"subscriptions/acknowledged")
+        yield connection
+
+
+def up(hurt: HurtCluster) -> None:
+    done = hurt.thornback("up", str(hurt.config), "--detach")
+    assert done.returncode == 0, done.stdout + done.stderr

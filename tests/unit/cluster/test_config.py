@@ -1,8 +1,16 @@
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from thornback.cluster.config import is_loopback, load_config, parse_config, read_yaml
+from thornback.cluster.config import (
+    ClusterConfig,
+    is_loopback,
+    load_config,
+    parse_config,
+    read_yaml,
+)
 from thornback.cluster.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -37,6 +45,18 @@ def test_every_shipped_config_is_valid(path: Path) -> None:
             POOL + "tools: {t: {timeouts: 1}}",
             "c.yaml: tools.t.timeouts: unknown key; did you mean timeout_s?",
         ),
+        (
+            "pools: {p: {tools: [x], num_cpu: 1}}",
+            "c.yaml: pools.p.num_cpu: unknown key; did you mean ray_actor_options.num_cpus?",
+        ),
+        (
+            "pools: {p: {tools: [x], timeout_s: 1}}",
+            "c.yaml: pools.p.timeout_s: unknown key; it belongs under defaults or under tools.NAME",
+        ),
+        (
+            POOL + "port: 1",
+            "c.yaml: port: unknown key; did you mean gateway.port?",
+        ),
     ],
 )
 def test_a_misspelt_key_is_named_with_the_nearest_valid_one(
@@ -53,6 +73,58 @@ def test_every_misfit_is_told_at_once_and_no_value_is_repeated(tmp_path: Path) -
         "gateway.num_replicas",
     ]
     assert "hunter2" not in told
+
+
+SCHEMA = ClusterConfig.model_json_schema()
+
+
+def documents_with_true(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every place of a config that takes a number, and a document that has True there."""
+    if "$ref" in schema:
+        schema = SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]]
+    for kind in schema.get("anyOf", []):
+        yield from documents_with_true(kind, path)
+    if schema.get("type") in ("integer", "number"):
+        yield path, True
+    chosen = [schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()]
+    inner = [*schema.get("properties", {}).items(), *(("a", one) for one in chosen)]
+    for key, one in inner:
+        if not isinstance(one, dict):
+            continue
+        for where, value in documents_with_true(one, f"{path}.{key}".strip(".")):
+            yield where, {key: value}
+    if "items" in schema:
+        for where, value in documents_with_true(schema["items"], f"{path}.0"):
+            yield where, [value]
+
+
+TRUE_FOR_A_NUMBER = dict(documents_with_true(SCHEMA))
+
+
+def test_the_places_that_take_a_number_are_found_at_every_depth() -> None:
+    assert {
+        "version",
+        "gateway.port",
+        "defaults.max_queued_requests",
+        "pools.a.autoscaling_config.max_replicas",
+        "pools.a.ray_actor_options.resources.a",
+        "pools.a.placement_group_bundles.0.a",
+        "tools.a.timeout_s",
+    } <= TRUE_FOR_A_NUMBER.keys()
+
+
+@pytest.mark.parametrize("path", TRUE_FOR_A_NUMBER)
+def test_a_truth_value_is_no_number_anywhere(path: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(TRUE_FOR_A_NUMBER[path], "c.yaml", tmp_path)
+    told = "a number is needed, not true or false (which yes, no, on and off are in YAML)"
+    assert f"c.yaml: {path}: {told}" in str(caught.value).splitlines()
+
+
+def test_a_number_may_come_as_text_and_must_be_finite(tmp_path: Path) -> None:
+    assert parse_config({"modules": ["m"], "gateway": {"port": "81"}}, "", tmp_path).gateway.port
+    told = refusal(tmp_path, POOL + "defaults: {timeout_s: .inf}")
+    assert told == "c.yaml: defaults.timeout_s: Input should be a finite number"
 
 
 def test_a_config_without_tools_is_refused(tmp_path: Path) -> None:

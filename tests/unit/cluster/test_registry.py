@@ -116,6 +116,7 @@ def test_every_fact_of_a_tool_is_kept(tmp_path: Path) -> None:
         tags=("words",),
         visibility="unlisted",
         lifecycle=Lifecycle("deprecated", sunset="2027-01-01", successor="mirror"),
+        stated=("title",),
     )
     whole = msgspec.structs.replace(whole, content_hash=content_hash_of(whole))
     plain = tool("plain")

@@ -1,6 +1,6 @@
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from thornback.cluster.scaling import (
@@ -194,6 +194,7 @@ def test_an_aggregate_lies_between_the_least_and_the_most(
 
 
 @given(POINTS, st.integers(1, 100), st.integers(0, 8))
+@example([(0.0, 1.0)], 8, 0)  # has the size that it lately had, asked for or not
 def test_more_calls_never_ask_for_fewer_replicas(
     points: list[tuple[float, float]], more: int, target: int
 ) -> None:

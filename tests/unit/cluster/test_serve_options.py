@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from ray._private.label_utils import validate_label_selector
 from ray.runtime_env import RuntimeEnv
+from ray.serve._private.config import ReplicaConfig
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, LoggingConfig, RayActorOptionsSchema
 
@@ -70,6 +71,8 @@ def test_our_defaults_are_options_that_serve_accepts() -> None:
         {"autoscaling_config": {"min_replicas": 5, "max_replicas": 2}},
         {"max_replicas_per_node": 101},
         {"max_queued_requests": 0},
+        {"max_surge_percent": 101},
+        {"ray_actor_options": {"resources": {"GPU": 1}}},
     ],
     ids=str,
 )
@@ -142,19 +145,34 @@ def test_labels_are_asked_for_in_rays_words(name: str, wish: str) -> None:
             "placement_group_bundles": [{"CPU": 1}] * 3,
             "placement_group_bundle_label_selector": [{"zone": "a"}] * 2,
         },
+        {"placement_group_strategy": "PACK"},
+        {"placement_group_bundles": []},
+        {"placement_group_bundles": [{}]},
+        {"placement_group_bundles": [{"CPU": 1}, {"CPU": 0}]},
+        {"placement_group_bundles": [{"CPU": 0.05}]},
+        {"placement_group_bundles": [{"CPU": 1}], "ray_actor_options": {"num_gpus": 1}},
+        {"placement_group_bundles": [{"CPU": 1}], "ray_actor_options": {"resources": {"tape": 1}}},
         {"placement_group_bundles": [{"CPU": 1}]},
         {
             "placement_group_bundles": [{"CPU": 1}] * 2,
             "placement_group_bundle_label_selector": [{"zone": "a"}],
         },
+        {
+            "placement_group_bundles": [{"CPU": 1, "tape": 2}],
+            "ray_actor_options": {"num_cpus": 1, "resources": {"tape": 2}},
+        },
     ],
     ids=str,
 )
 def test_placement_that_serve_refuses_is_a_fault(options: dict[str, object]) -> None:
+    asked = DeploymentOptions.model_validate(options)
+    placement = {key: value for key, value in options.items() if key.startswith("placement_")}
+    actor = asked.ray_actor_options.model_dump(exclude_none=True)
     try:
         DeploymentSchema.model_validate({"name": "ToolHost", **options})
-    except ValidationError:
+        ReplicaConfig.create(object, ray_actor_options=actor, **placement)  # type: ignore[arg-type]
+    except ValueError:
         refused = True
     else:
         refused = False
-    assert (placement_fault(DeploymentOptions.model_validate(options)) is not None) is refused
+    assert (placement_fault(asked) is not None) is refused

@@ -13,6 +13,8 @@ from thornback.cluster.settings import (
     pool_settings,
     tool_settings,
 )
+from thornback.tools import tool
+from thornback.tools.definition import tool_of
 
 
 def config_of(**sections: Any) -> ClusterConfig:
@@ -27,6 +29,7 @@ def settings_of(config: ClusterConfig) -> dict[str, tuple[Any, str]]:
 SPEC = ToolSpec(
     name="t", version="1.0.0", description="d", input_schema=msgspec.Raw(b"{}"), pool="p",
     call=CallPolicy(timeout_s=7), annotations=Annotations(read_only=True),
+    stated=("timeout_s", "read_only"),
 )  # fmt: skip
 
 
@@ -115,6 +118,29 @@ def test_the_operator_overrides_the_author_who_overrides_the_defaults() -> None:
     assert found["visibility"] == ("listed", "built-in")
 
 
+def read() -> str:
+    """Read."""
+    return ""
+
+
+def read_too() -> str:
+    """Read."""
+    return ""
+
+
+def test_a_decorator_that_gives_the_built_in_value_has_said_so() -> None:
+    said = tool(timeout_s=30, visibility="listed")(read)
+    silent = tool()(read_too)
+    config = config_of(defaults={"timeout_s": 5}, tools={"asked": {"timeout_s": 4}})
+    found = tool_settings(config, tool_of(said).spec("p"))
+    assert found["timeout_s"] == (30, "decorator")
+    assert found["visibility"] == ("listed", "decorator")
+    assert effective_tool(config, tool_of(said).spec("p")).call.timeout_s == 30
+    assert effective_tool(config, tool_of(silent).spec("p")).call.timeout_s == 5
+    asked = tool(name="asked", timeout_s=30)(read)
+    assert effective_tool(config, tool_of(asked).spec("p")).call.timeout_s == 4
+
+
 def test_an_effective_tool_keeps_what_only_its_author_knows() -> None:
     config = config_of(tools={"t": {"timeout_s": 2, "tags": ["x"], "principals": ["a*"]}})
     found = effective_tool(config, SPEC)
@@ -124,7 +150,7 @@ def test_an_effective_tool_keeps_what_only_its_author_knows() -> None:
 
 
 def test_a_tool_without_overrides_is_as_declared() -> None:
-    assert effective_tool(config_of(), SPEC) == SPEC
+    assert effective_tool(config_of(), SPEC) == msgspec.structs.replace(SPEC, stated=())
 
 
 EVERY_SETTING: dict[str, Any] = {
@@ -165,7 +191,7 @@ def test_batch_settings_merge_key_by_key_over_the_decorators() -> None:
 def test_a_version_that_is_no_batch_tool_has_no_batch_settings() -> None:
     config = config_of(tools={"t": {"batch": {"max_batch_size": 8}}})
     assert not [key for key in tool_settings(config, SPEC) if key.startswith("batch")]
-    assert effective_tool(config, SPEC) == SPEC
+    assert effective_tool(config, SPEC).batch is None
 
 
 @pytest.mark.parametrize(
@@ -193,6 +219,6 @@ def test_every_setting_of_a_tool_reaches_the_catalog(key: str) -> None:
     "key", ["timeout_s", "queue_timeout_s", "max_attempts", "max_result_bytes"]
 )
 def test_what_the_defaults_say_of_calls_holds_for_every_tool(key: str) -> None:
-    plain = msgspec.structs.replace(SPEC, call=CallPolicy())
+    plain = msgspec.structs.replace(SPEC, call=CallPolicy(), stated=())
     made = effective_tool(config_of(defaults={key: EVERY_SETTING[key]}), plain)
     assert getattr(made.call, key) == EVERY_SETTING[key]

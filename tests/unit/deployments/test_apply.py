@@ -125,3 +125,24 @@ def test_of_a_traceback_only_the_error_is_told() -> None:
     assert reason(text) == "ValueError: no GPU"
     assert reason("  plain words \n") == "plain words"
     assert reason("") == "it does not say why"
+
+
+MISFITS = """\
+2 validation errors for ServeDeploySchema
+applications.1.deployments.0.max_surge_percent
+  Input should be less than or equal to 100 [type=less_than_equal, input_value=101, input_type=int]
+    For further information visit https://errors.pydantic.dev/2.14/v/less_than_equal
+nonsense
+  Extra inputs are not permitted [type=extra_forbidden, input_value='hunter2', input_type=str]
+    For further information visit https://errors.pydantic.dev/2.14/v/extra_forbidden
+"""
+
+
+@pytest.mark.parametrize(
+    "before", ["", "Traceback (most recent call last):\n  x\na.ValidationError: "]
+)
+def test_of_a_document_that_does_not_fit_each_place_is_told(before: str) -> None:
+    assert reason(before + MISFITS) == (
+        "applications.1.deployments.0.max_surge_percent: Input should be less than or equal to "
+        "100; nonsense: Extra inputs are not permitted"
+    )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.autoscaler import PretendedPool, autoscaling_config_of, clocked, sent_events, sine
 from thornback.cluster.scaling import Scaled
+from thornback.deployments import pool_gauges
 from thornback.deployments.autoscaling import autoscaling_stats
 
 Pretended = type[PretendedPool]
@@ -257,3 +258,19 @@ def test_no_load_takes_a_pool_out_of_its_bounds(
 def test_what_a_host_reports_are_numbers_as_serve_asks_for() -> None:
     stats = autoscaling_stats(3, {"a": 5, "b": 6})
     assert stats == {"thornback_calls": 3.0, "thornback_held": 11.0}
+
+
+def test_the_size_of_a_pool_is_shown_as_it_changes(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[int, int, bool]] = []
+
+    class Gauges:
+        def show(self, pool: str, running: int, target: int, decided_at_s: float | None) -> None:
+            shown.append((running, target, decided_at_s is not None))
+
+    monkeypatch.setattr(pool_gauges, "_of_this_process", Gauges)
+    pretended(steady(64), min_replicas=1, target_ongoing_requests=32).run(30)
+    assert shown[0] == (1, 1, False)
+    assert (1, 2, True) in shown
+    assert shown[-1] == (2, 2, False)

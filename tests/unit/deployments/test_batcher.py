@@ -17,7 +17,7 @@ from thornback.cluster.messages import Complete, Event, Progress
 from thornback.cluster.principals import Principal
 from thornback.deployments.batcher import Batcher
 from thornback.tools import ToolContext, ToolFailure, tool
-from thornback.tools.definition import Tool, tool_of
+from thornback.tools.definition import tool_of
 from thornback.tools.runner import Outcome
 
 
@@ -200,16 +200,6 @@ async def test_what_the_catalog_says_now_decides_how_calls_are_collected() -> No
     await asyncio.gather(*[batches.call(text, Batch(max_batch_size=2)) for text in "abc"])
     await asyncio.gather(*[batches.call(text, Batch(max_batch_size=1)) for text in "de"])
     assert batches.seen == [["a", "b"], ["c"], ["d"], ["e"]]
-
-
-@in_loop
-async def test_each_invocation_is_told_with_its_size() -> None:
-    told: list[tuple[Tool, int]] = []
-    batches = Batches(Batch())
-    batches.batcher = Batcher(started=lambda tool, calls: told.append((tool, calls)))
-    batches.let_all_go()
-    await asyncio.gather(*[batches.call(text) for text in "abc"])
-    assert told == [(batches.tool, 3)]
 
 
 # --- failures -------------------------------------------------------------------------------------

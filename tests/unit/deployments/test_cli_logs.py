@@ -1,6 +1,7 @@
 import itertools
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -8,6 +9,7 @@ from thornback.deployments import cli_logs
 from thornback.deployments.cli import app
 from thornback.deployments.cli_logs import access_part, is_of_serve, lines_of, log_files
 from thornback.deployments.cluster_file import ClusterFile
+from thornback.deployments.import_reports import forget_others, keep_report, report_files
 
 NAMESPACE = "thornback.lab"
 
@@ -99,9 +101,9 @@ def test_an_access_record_is_found_behind_a_formatters_prefix() -> None:
     assert access_part("plain") == "plain"
 
 
-def test_a_pool_that_is_not_there_is_named_with_those_that_are(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def lab(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClusterFile:
+    """The cluster that the command finds, with the files of `folder` where Ray has them."""
     logs_folder = tmp_path / "session_latest" / "logs"
     logs_folder.mkdir(parents=True)
     for file in folder.glob("worker-*"):
@@ -117,7 +119,41 @@ def test_a_pool_that_is_not_there_is_named_with_those_that_are(
         applications=[f"{NAMESPACE}.idle"],
     )
     monkeypatch.setattr(cli_logs, "cluster_here", lambda name: cluster)
+    return cluster
+
+
+def test_a_pool_that_is_not_there_is_named_with_those_that_are(lab: ClusterFile) -> None:
     done = CliRunner().invoke(app, ["logs", "sqll"])
     expected = "thornback: lab has no pool sqll; there are idle, sql, text\n"
     assert (done.exit_code, done.output) == (2, expected)
     assert CliRunner().invoke(app, ["logs", "idle"]).exit_code == 0
+
+
+def test_the_traceback_of_a_pool_that_could_not_be_imported_is_shown_whole(
+    lab: ClusterFile,
+) -> None:
+    report = "\n".join(["bad cannot be imported: E (error err_1)", *map(str, range(50)), "E: x"])
+    keep_report(Path(lab.state_dir), "bad", report)
+    lines = CliRunner().invoke(app, ["logs", "bad", "-n", "3"]).output.splitlines()
+    assert lines == [f"bad  {line}" for line in report.splitlines()]
+    assert "err_1" in CliRunner().invoke(app, ["logs"]).output
+    assert "err_1" not in CliRunner().invoke(app, ["logs", "sql"]).output
+
+
+def test_a_traceback_is_shown_where_the_other_logs_are_others_business(
+    lab: ClusterFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = msgspec.structs.replace(lab, temp_dir=None)
+    monkeypatch.setattr(cli_logs, "cluster_here", lambda name: joined)
+    keep_report(Path(lab.state_dir), "bad", "E (error err_1)")
+    assert CliRunner().invoke(app, ["logs", "bad"]).output == "bad  E (error err_1)\n"
+    done = CliRunner().invoke(app, ["logs", "sql"])
+    assert (done.exit_code, "use `ray logs`" in done.output) == (2, True)
+
+
+def test_reports_go_when_their_pools_can_be_imported_or_are_gone(tmp_path: Path) -> None:
+    for pool in ("mended", "gone", "bad"):
+        keep_report(tmp_path, pool, "why")
+    keep_report(tmp_path, "mended", None)
+    forget_others(tmp_path, ["mended", "bad"])
+    assert report_files(tmp_path).keys() == {"bad"}

@@ -9,7 +9,6 @@ from ray.exceptions import GetTimeoutError, RuntimeEnvSetupError, WorkerCrashedE
 
 from thornback.cluster.catalog import ToolSpec, content_hash_of
 from thornback.cluster.config import ClusterConfig, PoolConfig, parse_config
-from thornback.cluster.errors import ConfigError
 from thornback.deployments import discovery, packages
 from thornback.deployments.discovery import (
     Findings,
@@ -21,7 +20,6 @@ from thornback.deployments.discovery import (
     findings_key,
     import_modules,
     lacking,
-    refuse_doubled,
 )
 from thornback.deployments.module_source import source_of, tools_in_source
 from thornback.deployments.packages import Asked, Packages
@@ -265,6 +263,24 @@ def test_pools_of_one_process_are_imported_each_alone_where_that_fails(
     }
 
 
+def test_the_traceback_of_a_broken_module_is_for_the_operator_and_not_in_the_catalog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_tools.py").write_text("secret = 'x'\nraise KeyError('hunter2')\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = decode_findings(import_modules({"p": ["my_tools"]})["p"])
+    config = config_of(tmp_path)
+    discovered = catalog_entries(config, plan_of(config), found)
+    (why,) = found.broken.values()
+    assert discovered.pool.cause == why
+    assert b"hunter2" not in msgspec.json.encode(discovered.pool)
+    first, *rest = (discovered.report or "").splitlines()
+    assert first == f"my_tools cannot be imported: {why}"
+    assert "err_" in why
+    assert rest[0].startswith("Traceback")
+    assert rest[-1] == "KeyError: 'hunter2'"
+
+
 def test_a_pool_without_tools_is_broken(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     assert catalog_entries(config, plan_of(config), Findings()).pool.cause == "it declares no tool"
@@ -314,12 +330,6 @@ def test_each_tool_version_of_a_loose_module_gets_a_pool(tmp_path: Path) -> None
     ]
 
 
-def test_the_same_version_in_two_pools_names_both() -> None:
-    refuse_doubled({"one": [spec_of("a")], "two": [spec_of("a", "2.0.0")]})
-    with pytest.raises(ConfigError, match=r"one and two both offer a 1\.0\.0"):
-        refuse_doubled({"one": [spec_of("a")], "two": [spec_of("a")]})
-
-
 def test_what_a_replica_asks_for_is_in_rays_words(tmp_path: Path) -> None:
     options = {"num_cpus": 2, "num_gpus": 1, "memory": 5, "resources": {"tape": 1}}
     plan = plan_of(config_of(tmp_path, pool={"ray_actor_options": options}))
@@ -338,14 +348,27 @@ def test_a_kind_of_accelerator_and_a_placement_group_are_asked_for_too(tmp_path:
     ("ask", "nodes", "expected"),
     [
         ({"CPU": 1}, [{"CPU": 2}], None),
-        ({"GPU": 1}, [{"CPU": 2}], "asks for GPU 1; the largest node has GPU 0"),
-        ({"CPU": 4}, [{"CPU": 2}, {"CPU": 3}], "asks for CPU 4; the largest node has CPU 3"),
+        (
+            {"GPU": 1},
+            [{"CPU": 2}],
+            "asks for 1 GPU; the cluster has at most 0 GPU on its only node",
+        ),
+        (
+            {"CPU": 4},
+            [{"CPU": 2}, {"CPU": 3}],
+            "asks for 4 CPU; the cluster has at most 3 CPU on any of its 2 nodes",
+        ),
         (
             {"CPU": 4, "GPU": 1},
             [{"CPU": 8}, {"CPU": 2, "GPU": 1}],
-            "asks for CPU 4, GPU 1; the largest node has CPU 8, GPU 1",
+            "asks for 4 CPU, 1 GPU; the cluster has 8 CPU, 1 GPU, but not on one node",
         ),
-        ({"tape": 1}, [], "asks for tape 1; the largest node has tape 0"),
+        (
+            {"memory": 64 * 2**30},
+            [{"memory": 16.5 * 2**30, "CPU": 2}],
+            "asks for 64 GiB memory; the cluster has at most 16.5 GiB memory on its only node",
+        ),
+        ({"tape": 1}, [], None),
     ],
 )
 def test_an_ask_must_fit_on_one_node(

@@ -26,6 +26,7 @@ from thornback.cluster.errors import (
 from thornback.cluster.messages import (
     ALONE,
     WIRE_VERSION,
+    Acknowledged,
     CallMessage,
     Complete,
     Event,
@@ -60,6 +61,7 @@ T = TypeVar("T")
 def timeless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing happens by time alone, unless a test says so."""
     monkeypatch.setattr(dispatch, "BEAT_S", NEVER_S)
+    monkeypatch.setattr(dispatch, "STALE_S", NEVER_S)
     monkeypatch.setattr(dispatch, "GREETING_S", NEVER_S)
     monkeypatch.setattr(flight, "PATIENCE_S", NEVER_S)
     monkeypatch.setattr(sending, "ACK_TIMEOUT_S", NEVER_S)
@@ -96,6 +98,7 @@ class Caller:
         clock = FakeClock()
         pools = Pools(clock, ClusterFacts(clock, lambda: facts), lambda _: self.transport, "node")
         self.pool: ServePool = pools.get(entry)
+        self._pools = pools
         self.events: list[Event] = []
 
     def begin(self, message: CallMessage = CALL, emit: Any = None) -> asyncio.Task[Outcome]:
@@ -105,6 +108,9 @@ class Caller:
         """Have replicas be known, as after a heartbeat."""
         for known in states:
             self.pool.met(known)
+
+    def gauged(self) -> dict[tuple[str, str], float]:
+        return {(each.metric.name, each.labels[0]): each.value for each in self._pools.gauged()}
 
     async def sent(self) -> FakeSend:
         return await self.transport.next_send()
@@ -394,6 +400,91 @@ def test_a_heartbeat_finds_new_replicas_and_drops_those_that_are_gone(
             assert sent.message.room_s
         assert sent.calls == ["call_1"]
         assert caller.transport.beats[0] == 2
+
+    run(scenario())
+
+
+def test_replicas_of_a_pool_that_was_idle_for_long_are_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "STALE_S", -1.0)
+
+    async def scenario() -> None:
+        caller = Caller()
+        caller.know(state("r1"), state("r2"))
+        first, second = caller.begin(call(1)), caller.begin(call(2))
+        greeting = await caller.sent()
+        assert (greeting.to, greeting.message.held) == ("", 2)
+        greeting.answer(by="r3")
+        greeting.end()
+        sent = await caller.sent()
+        assert (sent.to, sent.calls) == ("r3", ["call_1", "call_2"])
+        sent.answer([0, 1], [(0, DONE), (1, DONE)])
+        assert await asyncio.gather(first, second) == [DONE, DONE]
+
+    run(scenario())
+
+
+def test_a_first_call_asks_at_once_who_is_there() -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        caller.transport.states = [state("r1", free=1), state("r2", free=1)]
+        caller.begin(call(1))
+        caller.begin(call(2))
+        sends = [await caller.sent() for _ in range(3)]
+        assert {send.to: send.calls for send in sends} == {
+            "": [],
+            "r1": ["call_1"],
+            "r2": ["call_2"],
+        }
+
+    run(scenario())
+
+
+def test_the_last_heartbeat_says_that_nothing_waits_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "BEAT_S", 0.001)
+
+    async def scenario() -> None:
+        caller = Caller()
+        caller.transport.states = [state("r1", free=0, running=4)]
+        caller.know(*caller.transport.states)
+        task = caller.begin()
+        await caller.transport.was_beaten.wait()
+        task.cancel()
+        assert caller.pool._beating is not None
+        await caller.pool._beating
+        assert (caller.transport.beats[0], caller.transport.beats[-1]) == (1, 0)
+
+    run(scenario())
+
+
+def test_calls_are_told_by_tool_and_by_whether_they_run() -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        caller.know(state("r1", free=1))
+        task, *_ = (caller.begin(call(n)) for n in (1, 2, 3))
+        sent = await caller.sent()
+        assert caller.gauged() == {("thornback_queued", "embed"): 3}
+        sent.answer([0], free=0, running=1)
+        await settled()
+        expected = {("thornback_queued", "embed"): 2, ("thornback_running", "embed"): 1}
+        assert caller.gauged() == expected
+        sent.answer([], [(0, DONE)], free=0)
+        await task
+        assert caller.gauged() == {("thornback_queued", "embed"): 2}
+
+    run(scenario())
+
+
+def test_a_host_says_how_old_it_is_with_what_it_admits() -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        _, sent = await met(caller)
+        sent.answer([0], running=1, age_s=0.5)
+        await settled()
+        assert caller.events == [Acknowledged(WIRE_VERSION, "r1", 1, 0.5)]
 
     run(scenario())
 

@@ -18,6 +18,8 @@ frontend prometheus
     bind :9101
 frontend http_frontend
     bind 127.0.0.1:8000
+    acl routes path -i /-/routes
+    http-request return status 200 content-type application/json string "{{a}}" if routes
     default_backend default_backend
 backend default_backend
     http-request return status 404 content-type text/plain lf-string "'%[path]' not found. Ping"
@@ -79,7 +81,13 @@ def test_every_correction_fits_the_template_of_this_ray(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("not found. Ping", "gone"), ("errorfile", "http-error"), ("frontend http_", "frontend web_")],
+    [
+        ("not found. Ping", "gone"),
+        ("errorfile", "http-error"),
+        ("frontend http_", "frontend web_"),
+        ("acl routes path -i", "acl routes path"),
+        ("if routes", "if asked_for_routes"),
+    ],
 )
 def test_a_template_that_ours_do_not_fit_is_noticed(tmp_path: Path, old: str, new: str) -> None:
     directory = tmp_path / "h"
@@ -93,9 +101,16 @@ def test_a_template_that_ours_do_not_fit_is_noticed(tmp_path: Path, old: str, ne
 
 def test_without_a_gateway_the_answer_is_not_yet_and_never_404(directory: Path) -> None:
     found = corrected(directory, EMPTY)
-    assert "status 404" not in found
+    assert "status 404 content-type text" not in found
     assert "status 503 content-type application/json hdr Retry-After 1 string '{" in found
     assert f"    errorfile 503 {directory}/unavailable.http\n" in found
+
+
+def test_nobody_is_told_which_applications_there_are(directory: Path) -> None:
+    found = corrected(directory, WITH_GATEWAY)
+    assert "    acl routes path,url_dec -m str -i /-/routes\n" in found
+    (answer,) = [line for line in found.splitlines() if line.endswith(" if routes")]
+    assert answer.split(" string ")[1] == """'{"error":"not found"}' if routes"""
 
 
 @pytest.mark.parametrize("loopback_only", [True, False])

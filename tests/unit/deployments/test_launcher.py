@@ -21,11 +21,12 @@ from thornback.deployments.cluster_file import (
     write_cluster_file,
 )
 from thornback.deployments.environment import paths_of
-from thornback.deployments.launcher import applied_digest, bring_down, bring_up, only_one
+from thornback.deployments.launcher import bring_down, bring_up, only_one
 from thornback.deployments.ports import is_free, listen_error, listener_of
 from thornback.deployments.private_files import make_private_dir, write_private
 from thornback.deployments.ray_process import answers, our_processes, stop_processes
 from thornback.deployments.serve_config import plan_pool
+from thornback.deployments.serving import applied_digest
 
 SLEEP = "import sys, time; print('up', flush=True); time.sleep(60)"
 

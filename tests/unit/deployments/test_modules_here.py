@@ -51,55 +51,93 @@ def test_what_models_read_badly_is_a_warning(config: Path) -> None:
     assert any(line.startswith("by_hand: ") and "oneOf" in line for line in warnings)
 
 
-def test_a_module_that_is_not_here_is_said_and_no_problem(config: Path) -> None:
-    config.write_text("pools: {gpu: {tools: [no_such_module_here]}}\n", "utf-8")
-    code, warnings = validated(config)
-    assert code == 0
-    assert [line.partition(":")[0] for line in warnings] == ["no_such_module_here is not checked"]
+def problems_of(path: Path) -> list[str]:
+    done = CliRunner().invoke(app, ["validate", str(path), "--json"])
+    assert done.exit_code == 2, done.output
+    problems: list[str] = json.loads(done.stdout)["problems"]
+    return problems
+
+
+def write(config: Path, pools: str, **modules: str) -> None:
+    """A config with these pools, and modules beside it."""
+    for name, text in modules.items():
+        (config.parent / f"{name}.py").write_text(text, "utf-8")
+    config.write_text(f"pools: {{{pools}}}\n", "utf-8")
 
 
 BROKEN = {
-    "declares_nothing": ("x = 1\n", "declares_nothing: declares no tool"),
+    "declares_nothing": ("x = 1\n", "it declares no tool"),
     "says_nothing": (
         "from thornback.tools import tool\n@tool\ndef look(text: str) -> str:\n    return text\n",
-        "says_nothing: DefinitionError: tool look: it has no docstring",
+        "DefinitionError: tool look: it has no docstring",
     ),
-    "thornback.tools.sqll": (None, "thornback.tools.sqll: ModuleNotFoundError: No module named"),
+    "raises": ("\nx = 1 / 0\n", "ZeroDivisionError: division by zero (raises.py, line 2)"),
+    "ends": ("import os\nos._exit(9)\n", "it ends the process (exit 9)"),
+    "needs_more": (
+        "import no_such_package\n",
+        "ModuleNotFoundError: No module named 'no_such_package' (needs_more.py, line 1)",
+    ),
+    "no_such_module": (None, "ModuleNotFoundError: No module named 'no_such_module'"),
+    "thornback.tools.sqll": (None, "ModuleNotFoundError: No module named"),
 }
 
 
-@pytest.mark.parametrize("module", BROKEN)
 def test_what_up_would_call_broken_is_a_problem_unless_the_pool_has_its_own_packages(
-    module: str, config: Path
+    config: Path,
 ) -> None:
-    text, line = BROKEN[module]
-    if text is not None:
-        (config.parent / f"{module}.py").write_text(text, "utf-8")
-    config.write_text(f"pools: {{p: {{tools: [{module}]}}}}\n", "utf-8")
-    done = CliRunner().invoke(app, ["validate", str(config)])
-    assert done.exit_code == 2
-    assert done.output.startswith(f"thornback: {line}")
-    config.write_text(f"pools: {{p: {{tools: [{module}], runtime_env: {{pip: [x]}}}}}}\n", "utf-8")
-    code, (warning,) = validated(config)
-    assert (code, warning.partition(" is not checked")[0]) == (0, module)
+    written = {module: text for module, (text, _) in BROKEN.items() if text is not None}
+    pools = {f"p{n}": module for n, module in enumerate(BROKEN)}
+    write(config, ", ".join(f"{p}: {{tools: [{m}]}}" for p, m in pools.items()), **written)
+    problems = problems_of(config)
+    for (pool, module), problem in zip(pools.items(), problems, strict=True):
+        assert problem.startswith(f"pools.{pool}.tools: {module}: {BROKEN[module][1]}")
 
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("import os\nos._exit(9)\n", "it ends the process (exit 9)"),
-        ("\nx = 1 / 0\n", "ZeroDivisionError: division by zero (hurting.py, line 2)"),
-    ],
-)
-def test_a_module_that_goes_wrong_is_one_line_and_the_others_are_seen(
-    text: str, why: str, config: Path
-) -> None:
-    (config.parent / "hurting.py").write_text(text, "utf-8")
-    config.write_text(config.read_text("utf-8").replace("[tools_of", "[hurting, tools_of"), "utf-8")
+    config.write_text(config.read_text("utf-8") + "defaults: {runtime_env: {pip: [x]}}\n", "utf-8")
     code, warnings = validated(config)
     assert code == 0
-    assert f"hurting is not checked: here, {why}" in warnings
-    assert any(line.startswith("plain_look: ") for line in warnings)
+    for module, warning in zip(BROKEN, warnings, strict=True):
+        assert warning.startswith(f"{module} is not checked: here, {BROKEN[module][1]}")
+        assert warning.endswith("; its pool has a runtime_env of its own (pip)")
+
+
+def test_beside_a_module_that_goes_wrong_the_others_are_seen(config: Path) -> None:
+    (config.parent / "hurting.py").write_text("import os\nos._exit(9)\n", "utf-8")
+    config.write_text(config.read_text("utf-8").replace("[tools_of", "[hurting, tools_of"), "utf-8")
+    done = CliRunner().invoke(app, ["validate", str(config), "--json"])
+    found = json.loads(done.stdout)
+    assert found["problems"] == ["pools.p.tools: hurting: it ends the process (exit 9)"]
+    assert any(line.startswith("plain_look: ") for line in found["warnings"])
+
+
+def test_a_module_reads_its_pools_variables_when_it_is_imported(config: Path) -> None:
+    reading = f"import os\nos.environ['ONLY_OF_A_POOL']\n{TOOLS}"
+    text = "p: {tools: [reading], runtime_env: {env_vars: {ONLY_OF_A_POOL: x}}}"
+    write(config, text, reading=reading)
+    assert validated(config)[0] == 0
+    write(config, text.replace("ONLY", "OTHER"))
+    assert "KeyError: 'ONLY_OF_A_POOL'" in problems_of(config)[0]
+
+
+ONE = TOOLS.partition("@tool(input_schema")[0]
+
+
+def test_one_version_of_a_tool_in_two_pools_is_a_problem(config: Path) -> None:
+    other = ONE.replace("@tool", "@tool(version='2.0.0')")
+    write(config, "a: {tools: [one]}, b: {tools: [two]}", one=ONE, two=ONE)
+    assert problems_of(config) == [
+        "pools.a and pools.b both offer plain_look 1.0.0; "
+        "two pools may offer one tool only at different versions"
+    ]
+    write(config, "a: {tools: [one]}, b: {tools: [two]}", two=other)
+    assert validated(config)[0] == 0
+
+
+def test_one_version_of_a_tool_in_two_modules_is_a_problem(config: Path) -> None:
+    write(config, "a: {tools: [one, two]}", one=ONE, two=ONE)
+    assert problems_of(config) == ["pools.a.tools: one and two both declare plain_look 1.0.0"]
+    config.write_text("modules: [one, two]", "utf-8")
+    (problem,) = problems_of(config)
+    assert problem.startswith("modules (one) and modules (two) both offer plain_look 1.0.0")
 
 
 def test_settings_of_a_tool_that_nobody_declares_are_a_warning(config: Path) -> None:

@@ -1,10 +1,17 @@
 """What is asked of an installer, and what is told of its answer."""
 
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
-from thornback.deployments.packages import Packages, installers_reason, packages_of
+from thornback.deployments.packages import (
+    Packages,
+    installers_reason,
+    packages_of,
+    why_not_to_be_had,
+)
 
 PIP = """\
 WARNING: Location 'file:///opt/pypi/simple/no-such/' is ignored
@@ -51,6 +58,29 @@ def test_a_question_installs_nothing() -> None:
         assert command[:3] == [sys.executable, "-m", installer]
         assert "--dry-run" in command
         assert command[-3:] == ["--pre", "-r", "/tmp/r.txt"]
+
+
+@pytest.mark.parametrize(("needed", "is_there"), [("given", True), ("no-such-package-xyz", False)])
+def test_what_a_package_needs_must_be_there_too(
+    tmp_path: Path, needed: str, is_there: bool
+) -> None:
+    make_wheel(tmp_path, "given", "")
+    make_wheel(tmp_path, "needy", f"Requires-Dist: {needed}\n")
+    # No index of this machine's configuration either.
+    variables = (("PIP_CONFIG_FILE", "/dev/null"), ("PIP_FIND_LINKS", str(tmp_path)))
+    asked = Packages("pip", ("needy",), ("--no-index",), variables)
+    missing = f"No matching distribution found for {needed} (from needy)"
+    assert why_not_to_be_had(asked) == (None if is_there else missing)
+
+
+def make_wheel(folder: Path, name: str, requirements: str) -> None:
+    """A distribution of nothing, version 1."""
+    about = f"{name}-1.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{requirements}"
+    wheel = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as archive:
+        for file, text in {"METADATA": metadata, "WHEEL": wheel, "RECORD": ""}.items():
+            archive.writestr(f"{about}/{file}", text)
 
 
 @pytest.mark.parametrize(

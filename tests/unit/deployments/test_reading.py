@@ -39,6 +39,7 @@ def completed(argument: str, prefix: str, template: str = PAGES.uri_template) ->
         capabilities={},
         client_info=None,
         notify=lambda method, params: None,
+        room=lambda: asyncio.sleep(0),
         call_id="call_x",
     )
     unused: Any = None

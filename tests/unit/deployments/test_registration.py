@@ -166,12 +166,20 @@ def test_what_is_known_is_registered_before_what_is_still_looked_for(
     assert sorted(registry.catalog().tools) == ["a", "b"]
 
 
-def test_two_pools_may_not_offer_one_version(registry: Any, tmp_path: Path) -> None:
+def test_two_pools_may_offer_one_tool_only_at_different_versions(
+    registry: Any, tmp_path: Path
+) -> None:
     config = config_of(tmp_path, pools={"p": {"tools": ["a"]}, "q": {"tools": ["b"]}})
-    same = [{name: Findings([spec("same")])} for name in ("p", "q")]
-    found = catalog_as_found(config, plans_of(config), [], same, "1")
-    with pytest.raises(ConfigError, match="pools p and q both offer same"):
-        register_pools(registry, found)
+    same = spec("same")
+    other = msgspec.structs.replace(same, version="2.0.0")
+    for second in (other, same):
+        both = [{"p": Findings([same])}, {"q": Findings([second])}]
+        found = catalog_as_found(config, plans_of(config), [], both, "1")
+        if second is other:
+            assert len(register_pools(registry, found)) == 2
+            continue
+        with pytest.raises(ConfigError, match=r"pools\.p and pools\.q both offer same 1\.0\.0"):
+            register_pools(registry, found)
 
 
 def test_each_version_of_a_loose_module_is_a_pool(registry: Any, tmp_path: Path) -> None:
@@ -181,6 +189,19 @@ def test_each_version_of_a_loose_module_is_a_pool(registry: Any, tmp_path: Path)
     written = register_pools(registry, catalog_as_found(config, [], loose, findings, "1"))
     assert [found.plan.name for found in written] == ["one-1-0-0", "two-1-0-0"]
     assert sorted(registry.catalog().tools) == ["one", "two"]
+
+
+def test_two_loose_modules_may_not_offer_the_same_version_of_a_tool(
+    registry: Any, tmp_path: Path
+) -> None:
+    config = parse_config({"modules": ["left", "right"]}, "test", tmp_path)
+    loose = plan_modules(config, "1")
+    both = [{plan.name: Findings([spec("same")])} for plan in loose]
+    found = catalog_as_found(config, [], loose, both, "1")
+    with pytest.raises(
+        ConfigError, match=r"modules \(left\) and modules \(right\) both offer same"
+    ):
+        register_pools(registry, found)
 
 
 def test_callers_are_known_as_the_config_has_them(registry: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -35,12 +36,15 @@ from thornback.cluster.messages import (
     CallMessage,
     Complete,
     Event,
+    InputNeeded,
     Outcome,
     Partial,
     Progress,
+    Raised,
 )
 from thornback.cluster.principals import EVERYBODY, Caller, Principal
 from thornback.deployments.routing import Call, Routed, RoutingEngine
+from thornback.deployments.telemetry import CallFacts
 
 SCHEMA = {
     "type": "object",
@@ -74,7 +78,7 @@ class FakePool:
 
     name = "sql"
 
-    def __init__(self, *attempts: list[Event | Outcome | Exception]) -> None:
+    def __init__(self, *attempts: list[Event | Outcome | BaseException]) -> None:
         self.attempts = list(attempts)
         self.sent: list[CallMessage] = []
         self.on_attempt: Callable[[], None] = lambda: None
@@ -86,7 +90,7 @@ class FakePool:
         self.sent.append(message)
         self.on_attempt()
         for step in self.attempts[len(self.sent) - 1]:
-            if isinstance(step, Exception):
+            if isinstance(step, BaseException):
                 raise step
             if isinstance(step, (Acknowledged, Progress, Partial)):
                 emit(step)
@@ -101,7 +105,10 @@ class Engine:
     def __init__(self, catalog: Catalog, pool: FakePool, max_timeout_s: float = 3600.0) -> None:
         self.clock = FakeClock()
         self.events: list[Event] = []
-        self._engine = RoutingEngine(lambda: catalog, pool, self.clock, max_timeout_s)
+        self.observed: list[CallFacts] = []
+        self._engine = RoutingEngine(
+            lambda: catalog, pool, self.clock, max_timeout_s, self.observed.append
+        )
 
     def call(self, tool: str = "sql_query", arguments: Any = None, **fields: Any) -> Routed:
         given = json.dumps({"query": "x"} if arguments is None else arguments).encode()
@@ -298,3 +305,90 @@ def test_queue_time_ends_when_a_host_admits_the_call() -> None:
     engine = Engine(catalog(spec()), pool)
     pool.on_attempt = lambda: engine.clock.advance(2.5)
     assert engine.call().queue_s == 2.5
+
+
+def test_whoever_carries_a_call_can_wait_until_its_reader_has_room() -> None:
+    class Reader:
+        asked = 0
+
+        def __call__(self, event: Event) -> None: ...
+
+        async def room(self) -> None:
+            self.asked += 1
+
+    class Carrier(FakePool):
+        async def call(self, message: CallMessage, emit: Any) -> Outcome:
+            await emit.room()
+            return DONE
+
+    reader = Reader()
+    engine = RoutingEngine(lambda: catalog(spec()), Carrier(), FakeClock())
+    call = Call(tool="sql_query", arguments=b'{"query":"x"}', caller=EVERYBODY, call_id="call_1")
+    asyncio.run(engine.call(call, reader))
+    assert reader.asked == 1
+
+
+# --- what is counted ------------------------------------------------------------------------------
+
+OBSERVED = CallFacts("sql_query", "1.0.0", "ok", total_s=0.0, request_bytes=14)
+"""Of a call that took no time."""
+
+
+@pytest.mark.parametrize(
+    ("ends_in", "expected"),
+    [
+        (DONE, OBSERVED._replace(run_s=0.0, result_bytes=2)),
+        (
+            Complete(WIRE_VERSION, b"{} ", False, run_s=0.5, batch_size=8),
+            OBSERVED._replace(run_s=0.5, result_bytes=3, batch_size=8),
+        ),
+        (
+            Complete(WIRE_VERSION, b"{}", True, "mine.failed"),
+            OBSERVED._replace(outcome="error", error="mine.failed", run_s=0.0, result_bytes=2),
+        ),
+        (
+            Complete(WIRE_VERSION, b"{}", True),
+            OBSERVED._replace(outcome="error", error="tool.failed", run_s=0.0, result_bytes=2),
+        ),
+        (InputNeeded(WIRE_VERSION, b"{}"), OBSERVED._replace(outcome="input_needed")),
+        (
+            Raised(WIRE_VERSION, -32602, "no"),
+            OBSERVED._replace(outcome="error", error="rpc.-32602"),
+        ),
+        (LOST, OBSERVED._replace(outcome="error", error="pool.replica_lost")),
+        (asyncio.CancelledError(), OBSERVED._replace(outcome="cancelled")),
+        (RuntimeError("x"), OBSERVED._replace(outcome="error", error="internal")),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_call_is_counted_once_by_what_it_came_to(
+    ends_in: Outcome | BaseException, expected: CallFacts
+) -> None:
+    engine = Engine(catalog(spec()), FakePool([ends_in]))
+    with suppress(BaseException):
+        engine.call()
+    assert engine.observed == [expected]
+
+
+def test_a_call_that_a_new_replica_had_to_be_started_for_was_cold() -> None:
+    def facts(replica_age_s: float) -> CallFacts:
+        pool = FakePool([Acknowledged(WIRE_VERSION, "r", 1, replica_age_s), DONE])
+        engine = Engine(catalog(spec()), pool)
+        pool.on_attempt = lambda: engine.clock.advance(2.0)
+        engine.call()
+        (observed,) = engine.observed
+        assert (observed.queue_s, observed.total_s) == (2.0, 2.0)
+        return observed
+
+    assert facts(1.5).cold
+    assert not facts(2.5).cold
+
+
+def test_a_call_whose_arguments_do_not_fit_is_counted_and_one_of_no_tool_is_not() -> None:
+    engine = Engine(catalog(spec()), FakePool())
+    for tool, arguments in (("sql_query", {"query": 1}), ("nobody_offers_this", {})):
+        with pytest.raises(ThornbackError):
+            engine.call(tool, arguments)
+    (observed,) = engine.observed
+    assert (observed.outcome, observed.error) == ("error", "tool.invalid_arguments")
+    assert observed.queue_s is None

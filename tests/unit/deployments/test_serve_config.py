@@ -115,7 +115,8 @@ EVERY_OPTION: dict[str, Any] = {
 
 def with_company(option: str) -> dict[str, Any]:
     """The example of an option, with what it cannot be without."""
-    needed = {"placement_group_bundle_label_selector": ["placement_group_bundles"]}
+    of_bundles = ("placement_group_strategy", "placement_group_bundle_label_selector")
+    needed = {key: ["placement_group_bundles"] for key in of_bundles}
     return {name: EVERY_OPTION[name] for name in (option, *needed.get(option, []))}
 
 

@@ -78,7 +78,7 @@ def test_a_pool_that_no_node_can_hold_says_what_it_asks_for() -> None:
     facts = facts_of(catalog=catalog_of(ask={"GPU": 1}), nodes=[{"CPU": 2}])
     status = assess(CLUSTER, facts)
     assert status.pools["p"].state == "infeasible"
-    assert "asks for GPU 1; the largest node has GPU 0" in status.problems[0]
+    assert "asks for 1 GPU; the cluster has at most 0 GPU on its only node" in status.problems[0]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from thornback.deployments import telemetry
 from thornback.deployments.telemetry import (
     LABELS,
+    MAX_CODE_CHARS,
+    MAX_CODES,
+    OTHERS,
     QUEUED,
     SECONDS,
     TABLE,
@@ -75,6 +78,17 @@ def test_every_call_is_counted_once_however_often_is_exported(
         observed.export()
     assert sink.values["thornback_calls", "reverse", "1.0.0", "ok"] == 3
     assert sink.values["thornback_total_seconds_count", "reverse", "1.0.0"] == 3
+
+
+def test_error_codes_that_an_author_makes_up_are_bounded(
+    sink: FakeSink, observed: Telemetry
+) -> None:
+    for code in [f"mine.{n}" for n in range(MAX_CODES + 5)] + ["x" * (MAX_CODE_CHARS + 1)]:
+        observed.observe(OK._replace(outcome="error", error=code))
+    observed.export()
+    codes = {key[3]: count for key, count in sink.values.items() if key[0] == "thornback_errors"}
+    assert len(codes) == MAX_CODES + 1
+    assert codes[OTHERS] == 6
 
 
 def test_an_export_costs_nothing_where_nothing_happened(

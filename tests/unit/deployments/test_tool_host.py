@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.fakes import FakeClock
 from thornback.cluster.catalog import Batch, ToolSpec
 from thornback.cluster.messages import (
     ALONE,
@@ -33,6 +34,7 @@ from thornback.cluster.messages import (
     encode,
 )
 from thornback.cluster.principals import Principal
+from thornback.deployments.clock import Clock
 from thornback.deployments.event_stream import MAX_PARTIALS
 from thornback.deployments.outbox import INLINE_MAX_BYTES
 from thornback.deployments.tool_host import ReplicaFacts, ToolHost
@@ -56,7 +58,7 @@ class Cluster:
         self.registry_answers = asyncio.Event()
         self.registry_answers.set()
 
-    def host(self, *functions: Callable[..., Any]) -> ToolHost:
+    def host(self, *functions: Callable[..., Any], clock: Clock | None = None) -> ToolHost:
         self.module.__dict__.update({f.__name__: f for f in functions})
         self.module.__dict__["__all__"] = [f.__name__ for f in functions]
         declared = [tool_of(f).spec("pool") for f in functions]
@@ -71,6 +73,7 @@ class Cluster:
             self.modules,
             specs_of=specs_of,
             replica=lambda: ReplicaFacts("replica-1", "node-1"),
+            clock=clock,
         )
 
 
@@ -598,6 +601,16 @@ def test_calls_of_a_batch_tool_run_together_as_they_say_themselves(
     replies = dict(reply for message in run(calls()) for reply in message.replies)
     assert [structured(replies[place]) for place in range(3)] == [0, 2, 4]
     assert sizes == invocations
+
+
+def test_a_host_says_since_when_it_is_there(cluster: Cluster) -> None:
+    async def age_s() -> float:
+        clock = FakeClock()
+        host = cluster.host(echo, clock=clock)
+        clock.advance(2.5)
+        return (await told(host)).age_s
+
+    assert run(age_s()) == 2.5
 
 
 def test_a_large_result_is_parked_until_it_is_fetched_and_spares_its_neighbour(

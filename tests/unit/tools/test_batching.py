@@ -287,6 +287,14 @@ def test_calls_share_the_cpu_time_of_their_batch() -> None:
     assert 0 < times.pop() * 4 < 1
 
 
+def test_each_outcome_says_how_many_calls_its_invocation_had() -> None:
+    outcomes = ran(shout, '{"text":"a"}', '{"text":""}', "{}")
+    assert [o.batch_size for o in outcomes if isinstance(o, Complete)] == [3, 3, 3]
+    alone = asyncio.run(run(tool_of(shout), b'{"text":"a"}', context()))
+    assert isinstance(alone, Complete)
+    assert alone.batch_size == 1
+
+
 def test_a_cancelled_run_tells_every_context() -> None:
     begun = asyncio.Event()
 

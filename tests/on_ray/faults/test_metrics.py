@@ -1,0 +1,93 @@
+"""What Ray's metrics show of calls is what its clients counted."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import urllib.request
+from collections import Counter
+
+import psutil
+
+from tests.on_ray.faults.hurt_cluster import HurtCluster
+from tests.on_ray.faults.load import until
+
+SAMPLE = re.compile(r"^ray_(thornback_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+SHOWN_S = 40.0
+"""Longest time until a call is shown: two exports, ours and Ray's."""
+PLACES = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId", "JobId", "NodeId"}
+"""Labels that Ray adds."""
+OURS = {"tool", "version", "outcome", "code", "pool", "state", "le"}
+
+
+def metrics(hurt: HurtCluster) -> list[tuple[str, dict[str, str], float]]:
+    """Our samples on Ray's metrics endpoint, of every process."""
+    with urllib.request.urlopen(f"http://{_exporter(hurt)}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return [
+        (name, dict(LABEL.findall(labels)), float(value))
+        for name, labels, value in SAMPLE.findall(text)
+    ]
+
+
+def _exporter(hurt: HurtCluster) -> str:
+    """Where Ray's agent shows metrics, as the raylet is told that starts it."""
+    (raylet,) = hurt.named("raylet")
+    told = re.search(r"--metrics-export-port=(\d+)", " ".join(psutil.Process(raylet).cmdline()))
+    assert told is not None
+    return f"127.0.0.1:{told[1]}"
+
+
+def total(hurt: HurtCluster, name: str, **wanted: str) -> float:
+    """The sum of a metric over all processes."""
+    return sum(
+        value
+        for sample, labels, value in metrics(hurt)
+        if re.fullmatch(rf"{name}(_total)?", sample) and wanted.items() <= labels.items()
+    )
+
+
+async def call_all(hurt: HurtCluster) -> Counter[str]:
+    """Calls of every outcome through both gateways; how many came to what."""
+    asks = [("repeatable_effect", {"key": f"metric-{n}"}) for n in range(20)]
+    asks += [("buggy", {"secret": "hunter2"})] * 3
+    asks += [("together", {"word": f"w{n}"}) for n in range(16)]
+    targets = hurt.gateways()
+    answers = await asyncio.gather(
+        *(targets[n % 2].ask(targets[n % 2].tool(*ask), 30) for n, ask in enumerate(asks))
+    )
+    return Counter(
+        f"{tool} {'error' if answer.result['isError'] else 'ok'}"
+        for (tool, _), answer in zip(asks, answers, strict=True)
+    )
+
+
+def test_the_metrics_count_what_the_clients_count(hurt: HurtCluster) -> None:
+    counted = {
+        f"{tool} {outcome}": {"tool": tool, "outcome": outcome}
+        for tool, outcome in (("repeatable_effect", "ok"), ("buggy", "error"), ("together", "ok"))
+    }
+    before = {key: total(hurt, "thornback_calls", **labels) for key, labels in counted.items()}
+    batches = total(hurt, "thornback_batch_size_count", tool="together")
+    came_to = asyncio.run(call_all(hurt))
+    assert came_to == {"repeatable_effect ok": 20, "buggy error": 3, "together ok": 16}
+
+    def are_shown() -> bool:
+        return all(
+            total(hurt, "thornback_calls", **labels) == before[key] + came_to[key]
+            for key, labels in counted.items()
+        )
+
+    asyncio.run(until(are_shown, SHOWN_S))
+    assert total(hurt, "thornback_batch_size_count", tool="together") == batches + 16
+    assert total(hurt, "thornback_batch_size_bucket", tool="together", le="1") < batches + 16
+    shown = {(name, labels["pool"]) for name, labels, _ in metrics(hurt) if "pool" in labels}
+    assert ("thornback_target_replicas", "batches") in shown
+    assert total(hurt, "thornback_errors", tool="buggy", code="tool.bug") >= 3
+    assert total(hurt, "thornback_total_seconds_count", tool="buggy") >= 3
+    for name, labels, _ in metrics(hurt):
+        ours = {label for label in labels if not label.startswith("otel_")} - PLACES
+        assert ours <= OURS, name
+        told = " ".join(labels[label] for label in ours)
+        assert not re.search(r"hunter2|metric-|\bann\b", told)
