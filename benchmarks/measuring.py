@@ -67,6 +67,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     """Runs at the same time and is not measured."""
     servers: tuple[str, ...] | None = None
     """Names of those it is for; None: all."""
+    changes: int = 0
+    """So many changes of the registry are made meanwhile."""
     ideal_per_s: float | None = None
     """What a server without any cost would reach."""
 

@@ -21,6 +21,9 @@ COLUMNS = {
     "unique_mb": ("USS MB", "{:.0f}"),
     "items_per_s": ("items/s", "{:.0f}"),
     "kb_per_connection": ("kB/connection", "{:.0f}"),
+    "changes_per_s": ("changes/s", "{:.0f}"),
+    "seen_p50_ms": ("seen p50 ms", "{:.0f}"),
+    "seen_max_ms": ("seen max ms", "{:.0f}"),
 }
 """Of each figure: head of its column, and how it is written."""
 LEGEND = (
@@ -46,7 +49,7 @@ def text(
 
 def table(points: Sequence[Point], measured: Sequence[Measured]) -> str:
     """A Markdown table, a row for each load and server; `times` compares with the load's first."""
-    figured = medians(measured)
+    figured = medians(measured).keys() | {name for m in measured for name in m.extra}
     shown = [name for name in COLUMNS if name in figured]
     heads = ["load", "server", "times", "added ms", *(COLUMNS[name][0] for name in shown)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
@@ -59,9 +62,13 @@ def table(points: Sequence[Point], measured: Sequence[Measured]) -> str:
                 f"{figures['calls_per_s'] / base['calls_per_s']:.2f}",
                 f"{figures['p50_ms'] - base['p50_ms']:+.2f}",
             ]
-            cells = [COLUMNS[name][1].format(figures[name]) for name in shown]
+            cells = [_cell(name, figures) for name in shown]
             lines.append("| " + " | ".join([_labelled(point), server, *compared, *cells]) + " |")
     return "\n".join(lines)
+
+
+def _cell(name: str, figures: Mapping[str, float]) -> str:
+    return COLUMNS[name][1].format(figures[name]) if name in figures else ""
 
 
 def by_server(measured: Sequence[Measured], point: str) -> Iterator[tuple[str, list[Measured]]]:

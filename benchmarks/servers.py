@@ -90,7 +90,6 @@ class Cluster:
     """A Thornback cluster that one benchmark started; its variants follow each other in it."""
 
     def __init__(self, home: Path, document: Mapping[str, Any]) -> None:
-        self._home = home
         self._port = free_port()
         self._document = document
         self._counts = home / "counts"
@@ -98,6 +97,7 @@ class Cluster:
         self._applied: Mapping[str, Any] | None = None
         self.name = f"benchmark-{self._port}"
         self.url = f"http://127.0.0.1:{self._port}/mcp"
+        self.state_dir = home / "state"
         self._config = home / "config" / "cluster.yaml"
         shutil.copytree(CONFIGS, self._config.parent)  # modules are found beside the config
         self._environment = {
@@ -116,7 +116,7 @@ class Cluster:
             return
         own = {
             "name": self.name,
-            "state_dir": str(self._home / "state"),
+            "state_dir": str(self.state_dir),
             "gateway": {"port": self._port},
         }
         document = merged(merged(self._document, overrides), own)
@@ -140,7 +140,7 @@ class Cluster:
         return counted_in(self._counts)
 
     def _processes(self) -> list[psutil.Process]:
-        file = read_cluster_file(self._home / "state")
+        file = read_cluster_file(self.state_dir)
         return [] if file is None else tree(file.pids.values())
 
     def _thornback(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -164,6 +164,7 @@ class Variant:
         self.usage = cluster.usage
         self.unique_bytes = cluster.unique_bytes
         self.counted = cluster.counted
+        self.state_dir = cluster.state_dir
 
     def ready(self) -> None:
         self._cluster.apply(self._overrides)

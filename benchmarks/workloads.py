@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.changes import measure_changing
 from benchmarks.measuring import Measured, Point, measure
 from benchmarks.servers import CONFIGS, PEER_COMMANDS, SHIPPED, Server
 from benchmarks.streaming import FIRST_ITEM, measure_stream
@@ -162,12 +163,14 @@ WORKLOADS = {
         },
     ),
     "tools": Workload(
-        about="100, 1,000 and 10,000 registered tools: the first page of the list, and echo",
+        about="100, 1,000 and 10,000 registered tools: first page of the list, echo, changes",
         config=CONFIGS / "many.yaml",
         points=(
             Point(label="first page, c=1", load=_LISTED),
             _echo(64, "echo, c=64"),
+            _echo(64, "echo, while tools change", changes=1000),
         ),
+        measure=measure_changing,
         variants={
             f"{count:,} tools": {
                 "pools": {"many": {"runtime_env": {"env_vars": {"BENCHMARK_TOOLS": str(count)}}}}

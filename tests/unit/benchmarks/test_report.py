@@ -57,10 +57,10 @@ def test_what_the_way_adds_is_the_difference_of_the_middle_latencies() -> None:
     assert found[-1][3] == "+1.25"
 
 
-def test_a_figure_that_one_workload_has_gets_a_column() -> None:
-    streamed = [one("bare", "c=1", 10, extra={"items_per_s": 12345.0})]
-    head, _, row = rows(report.table(POINTS[:1], streamed))
-    assert (head[-1], row[-1]) == ("items/s", "12345")
+def test_a_figure_that_one_load_has_gets_a_column_that_is_empty_elsewhere() -> None:
+    streamed = [one("bare", "c=1", 10), one("bare", "c=64", 10, extra={"items_per_s": 12345.0})]
+    head, _, *found = rows(report.table(POINTS, streamed))
+    assert (head[-1], *(row[-1] for row in found)) == ("items/s", "", "12345")
 
 
 def test_cpu_is_shown_role_by_role() -> None:
