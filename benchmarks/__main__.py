@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from benchmarks import report
-from benchmarks.measuring import CountDiffers, Measured, Point, rounds
+from benchmarks.measuring import CountDiffers, Measured, Point, plan
 from benchmarks.servers import (
     SHIPPED,
     NotStarted,
@@ -103,13 +103,12 @@ def run(name: str, options: argparse.Namespace) -> None:
         servers += [
             Variant(variant, cluster, overrides) for variant, overrides in workload.variants.items()
         ]
-        for number, server in rounds(servers, options.runs):
+        several = len(workload.variants) > 1
+        for number, point, server in plan(points, servers, options.runs, changing_is_slow=several):
             server.ready()
-            for point in points:
-                if point.servers is None or server.name in point.servers:
-                    done = workload.measure(server, point, number)
-                    print(_line(done), file=sys.stderr, flush=True)
-                    measured.append(done)
+            done = workload.measure(server, point, number)
+            print(_line(done), file=sys.stderr, flush=True)
+            measured.append(done)
     measured.sort(key=lambda m: [server.name for server in servers].index(m.server))
     text = report.text(points, measured, runs=options.runs, warm_up_s=options.warm_up)
     print(text)

@@ -65,8 +65,6 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     load: Load
     beside: Load | None = None
     """Runs at the same time and is not measured."""
-    servers: tuple[str, ...] | None = None
-    """Names of those it is for; None: all."""
     changes: int = 0
     """So many changes of the registry are made meanwhile."""
     ideal_per_s: float | None = None
@@ -136,6 +134,22 @@ def rounds(servers: Sequence[T], runs: int) -> Iterator[tuple[int, T]]:
     for run in range(runs):
         for server in servers[:: -1 if run % 2 else 1]:
             yield run, server
+
+
+def plan(
+    points: Sequence[Point], servers: Sequence[T], runs: int, *, changing_is_slow: bool
+) -> Iterator[tuple[int, Point, T]]:
+    """Every measurement in its order: load by load, so that what is compared is near in time.
+
+    Args:
+        changing_is_slow: Whether servers must be brought up in turn: each then meets all loads.
+    """
+    if changing_is_slow:
+        for run, server in rounds(servers, runs):
+            yield from ((run, point, server) for point in points)
+    else:
+        for point in points:
+            yield from ((run, point, server) for run, server in rounds(servers, runs))
 
 
 def medians(measured: Iterable[Measured]) -> dict[str, float]:

@@ -49,7 +49,7 @@ def text(
 
 def table(points: Sequence[Point], measured: Sequence[Measured]) -> str:
     """A Markdown table, a row for each load and server; `times` compares with the load's first."""
-    figured = medians(measured).keys() | {name for m in measured for name in m.extra}
+    figured = medians(measured[:1]).keys() | {name for m in measured for name in m.extra}
     shown = [name for name in COLUMNS if name in figured]
     heads = ["load", "server", "times", "added ms", *(COLUMNS[name][0] for name in shown)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]

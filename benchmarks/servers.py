@@ -94,6 +94,7 @@ class Cluster:
         self._document = document
         self._counts = home / "counts"
         self._counts.mkdir()
+        self._begun = False
         self._applied: Mapping[str, Any] | None = None
         self.name = f"benchmark-{self._port}"
         self.url = f"http://127.0.0.1:{self._port}/mcp"
@@ -121,13 +122,14 @@ class Cluster:
         }
         document = merged(merged(self._document, overrides), own)
         self._config.write_text(yaml.safe_dump(document), "utf-8")
+        self._begun = True
         up = self._thornback("up", str(self._config), "--detach")
         if up.returncode != 0:
             raise NotStarted(up.stderr)
         self._applied = dict(overrides)
 
     def down(self) -> None:
-        if self._applied is not None:
+        if self._begun:  # also one that did not come up as a whole
             self._thornback("down", self.name)
 
     def usage(self) -> list[Process]:

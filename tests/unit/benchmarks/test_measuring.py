@@ -7,11 +7,14 @@ from benchmarks.accounting import Process
 from benchmarks.measuring import (
     CountDiffers,
     Measured,
+    Point,
     check_count,
     medians,
     memory_per_connection,
+    plan,
     rounds,
 )
+from thornback.deployments.load import Load
 
 
 class Counting:
@@ -52,6 +55,25 @@ def one(calls: int = 100, **changes: Any) -> Measured:
 
 def test_no_server_is_always_the_first() -> None:
     assert list(rounds("ab", 3)) == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
+
+
+LOADS = [Point(label=label, load=Load(url="")) for label in ("1", "2")]
+
+
+def test_what_is_compared_is_measured_one_after_the_other() -> None:
+    order = [
+        f"{run}{point.label}{server}"
+        for run, point, server in plan(LOADS, "ab", 2, changing_is_slow=False)
+    ]
+    assert order == ["01a", "01b", "11b", "11a", "02a", "02b", "12b", "12a"]
+
+
+def test_a_server_that_takes_long_to_change_meets_all_loads_at_once() -> None:
+    order = [
+        f"{run}{point.label}{server}"
+        for run, point, server in plan(LOADS, "ab", 2, changing_is_slow=True)
+    ]
+    assert order == ["01a", "02a", "01b", "02b", "11b", "12b", "11a", "12a"]
 
 
 def test_a_table_shows_medians_and_no_run_decides_alone() -> None:
