@@ -106,10 +106,15 @@ def bench(
 def _check(
     tool: str, argument: str, url: str | None, name: str | None, key_file: Path | None
 ) -> None:
+    from thornback.deployments.mcp_client import RefusedByCluster
+
     text = "thornback-bench-0."
     with open_client(url, name, key_file) as client:
         result = client.request("tools/call", {"name": tool, "arguments": {argument: text}})
-    if result.get("isError") or text not in str(result):
+    if result.get("isError"):
+        said = (part.get("text", "") for part in result.get("content", []))
+        raise RefusedByCluster(0, f"{tool} failed: {' '.join(said)}")
+    if text not in str(result):
         raise NotAnEcho(tool, argument)
 
 

@@ -33,12 +33,17 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Load]:
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `thornback bench` against a server that answers each call with `answer`."""
 
-    def run(*words: str, answer: str | None = None) -> Result:
+    def run(*words: str, answer: str | None = None, failed: bool = False) -> Result:
         def respond(request: httpx.Request) -> httpx.Response:
             (text,) = json.loads(request.content)["params"]["arguments"].values()
             content = [{"type": "text", "text": text if answer is None else answer}]
             return httpx.Response(
-                200, json={"jsonrpc": "2.0", "id": 1, "result": {"content": content}}
+                200,
+                json={
+                    "jsonrpc": "2.0",
+                    "id": 1,
+                    "result": {"content": content, "isError": failed},
+                },
             )
 
         def open_client(*target: object) -> McpClient:
@@ -79,6 +84,13 @@ def test_a_tool_whose_answers_cannot_be_checked_is_not_measured(
     result = run("echo", answer="42")
     assert result.exit_code == 1
     assert "--tool" in result.stderr
+    assert loads == []
+
+
+def test_what_a_tool_says_against_it_is_told(run: Run, loads: list[Load]) -> None:
+    result = run("echo", "--tool", "nope", answer="there is no nope", failed=True)
+    assert result.exit_code == 1
+    assert "nope failed: there is no nope" in result.stderr
     assert loads == []
 
 
