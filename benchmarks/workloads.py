@@ -90,6 +90,11 @@ WORKLOADS = {
         points=tuple(_echo(connections) for connections in (1, 16, 64, 256)),
         peers=tuple(PEER_COMMANDS),
     ),
+    "crowd": Workload(
+        about="echo from 125 clients (with --seconds 60, what other gateways publish)",
+        config=SHIPPED / "benchmark.yaml",
+        points=(_echo(125),),
+    ),
     "sequential": Workload(
         about="echo from one client: the latency that the cluster adds",
         config=SHIPPED / "benchmark.yaml",
