@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -269,4 +269,5 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait()
     for left in psutil.wait_procs(all_of_it, timeout=1)[1]:
-        left.kill()
+        with suppress(psutil.NoSuchProcess):
+            left.kill()

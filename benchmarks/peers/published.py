@@ -8,6 +8,7 @@ peer. It has a Ray of its own, which ends with this process.
 
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ if __name__ == "__main__":
         logging_config={"enable_access_log": False}
     )
     serve.run(deployment.bind(), name="published", route_prefix="/")
-    signal.sigwait({signal.SIGINT, signal.SIGTERM})
-    serve.shutdown()
-    ray.shutdown()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        while True:
+            time.sleep(
+                0.5
+            )  # one of Ray's threads may get the signal, and then nothing wakes this one
+    finally:
+        ray.shutdown()
