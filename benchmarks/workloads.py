@@ -37,7 +37,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _echo(connections: int, label: str | None = None, **more: Any) -> Point:
-    load = Load(url="", connections=connections, drain_s=1)
+    load = Load(url="", connections=connections)
     return Point(label=label or f"c={connections}", load=load, **more)
 
 
@@ -47,7 +47,6 @@ def _later(label: str, connections: int, delay_s: float, **more: Any) -> Point:
         tools=("echo_later",),
         arguments=LATER % delay_s,
         connections=connections,
-        drain_s=delay_s * 2 + 3,
     )
     return Point(label=label, load=load, ideal_per_s=connections / delay_s, **more)
 
@@ -59,7 +58,6 @@ def _padded(label: str, connections: int, padding_bytes: int) -> Point:
         arguments=PADDED % padding_bytes,
         padding_bytes=padding_bytes,
         connections=connections,
-        drain_s=10,
     )
     return Point(label=label, load=load)
 
@@ -79,7 +77,6 @@ _SATURATING = Load(
     tools=("echo_later",),
     arguments=LATER % 0.1,
     connections=64,
-    drain_s=5,
 )
 _LISTED = Load(url="", method="tools/list", tools=("tools/list",), expected='"listed_0"')
 
@@ -158,7 +155,6 @@ WORKLOADS = {
                     arguments='{"texts":["what agents read about rivers and trade @"]}',
                     expected='"vectors":[[',
                     connections=64,
-                    drain_s=10,
                 ),
             ),
         ),

@@ -93,8 +93,9 @@ function response(status, _, body)
     wrong = wrong + 1
     if wrong == 1 then first_wrong = status .. " " .. string.sub(body, 1, 300) end
   end
+  pending = pending - 1
   if id == nil or sent_at[id] == nil then return end
-  answered, pending = answered + 1, pending - 1
+  answered = answered + 1
   if now >= from_s and now < until_s then
     local us, seen = rounded_us(now - sent_at[id]), times[tool_of[id]]
     seen[us] = (seen[us] or 0) + 1
@@ -127,6 +128,8 @@ function delay()
   if pending == 0 then
     latency_us = times_as_json() -- a text: wrk cannot hand a table like this to `done`
     wrk.thread:stop()
+    io.write("DRAINED\n") -- wrk itself sleeps on, and load_wrk.py wakes it
+    io.flush()
   end
   return FOREVER_MS
 end

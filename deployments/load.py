@@ -56,8 +56,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     warm_up_s: float = 0.0
     seconds: float = 10.0
     """What is answered in these counts, after the warm-up."""
-    drain_s: float = 2.0
-    """How long the last answers may take."""
+    drain_s: float = 30.0
+    """How long the last answers may take; the load is over as soon as they are there."""
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,9 +32,8 @@ if __name__ == "__main__":
     serve.run(deployment.bind(), name="published", route_prefix="/")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
+        # Not `signal.pause()`: one of Ray's threads may get the signal, which does not wake it.
         while True:
-            time.sleep(
-                0.5
-            )  # one of Ray's threads may get the signal, and then nothing wakes this one
+            time.sleep(0.5)
     finally:
         ray.shutdown()

@@ -20,7 +20,7 @@ CALLS_AT_LEAST = 0.3
 """Of the calls per second of `MCPServer` in one process, at 16 connections. Far below what a quiet
 machine shows (`python -m benchmarks echo`): to be missed it takes a fault, not a busy neighbour."""
 RUNS = 3
-QUICK = Load(url="", connections=16, warm_up_s=0.4, seconds=1.0, drain_s=1.0)
+QUICK = Load(url="", connections=16, warm_up_s=0.4, seconds=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,6 @@ def test_the_bare_server_counts_as_many_calls_as_it_answers(bare: Peer) -> None:
     ids=["another text", "an error", "too short"],
 )
 def test_a_wrong_answer_spoils_a_run(bare: Peer, changes: dict[str, object]) -> None:
-    quick = msgspec.structs.replace(QUICK, url=bare.url, warm_up_s=0, seconds=0.1, drain_s=0.1)
+    quick = msgspec.structs.replace(QUICK, url=bare.url, warm_up_s=0, seconds=0.1)
     with pytest.raises(WrongAnswers):
         figures_of(msgspec.structs.replace(quick, **changes))
