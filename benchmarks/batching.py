@@ -1,6 +1,6 @@
 """What batching does for `text_embed`, in one process: no Ray, no HTTP, the same model and threads.
 
-    python benchmarks/batching.py [--seconds 8] [--runs 3] [--clients 64]
+    python -m benchmarks batching [--seconds 8] [--runs 3] [--clients 64]
 
 Clients in a closed loop, one fresh short text a call; the order of the kinds alternates from run to
 run. Prints a JSON line for each measurement, and the medians.
@@ -38,6 +38,7 @@ Send = Callable[[bytes, ToolContext], Awaitable[Outcome]]
 async def measured(send: Send, clients: int, seconds: float) -> dict[str, float]:
     """Calls a second, latencies in ms and CPU ms a call, after a warm-up."""
     times: list[float] = []
+    parts: list[float] = []  # of its batch that each call was
     numbers = itertools.count()
     starts_at = time.perf_counter() + WARM_UP_S
     ends_at = starts_at + seconds
@@ -51,6 +52,7 @@ async def measured(send: Send, clients: int, seconds: float) -> dict[str, float]
             assert not outcome.is_error, outcome.result
             vectors = msgspec.json.decode(outcome.result)["structuredContent"]["vectors"]
             assert [len(vector) for vector in vectors] == [DIMENSION]
+            parts.append(1 / (outcome.batch_size or 1))
             ended = time.perf_counter()
             if began >= starts_at and ended < ends_at:
                 times.append(ended - began)
@@ -65,13 +67,13 @@ async def measured(send: Send, clients: int, seconds: float) -> dict[str, float]
         "p50_ms": round(quantiles[49] * 1000, 1),
         "p99_ms": round(quantiles[98] * 1000, 1),
         "cpu_ms_per_call": round(cpu_s * 1000 / next(numbers), 2),
+        "mean_batch": round(len(parts) / sum(parts), 1),
     }
 
 
-async def main(clients: int, seconds: float, runs: int) -> None:
+async def compare(clients: int, seconds: float, runs: int) -> None:
     threads = CountedThreads(1024)
-    sizes: list[int] = []
-    batcher = Batcher(threads, started=lambda tool, calls: sizes.append(calls))
+    batcher = Batcher(threads)
 
     def batched(batch: Batch) -> Send:
         return lambda arguments, ctx: batcher.run(TOOL, arguments, ctx, batch)
@@ -85,9 +87,7 @@ async def main(clients: int, seconds: float, runs: int) -> None:
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for number in range(runs):
         for kind, send in list(kinds.items())[:: 1 if number % 2 else -1]:
-            sizes.clear()
             row = await measured(send, clients, seconds)
-            row["mean_batch"] = round(statistics.mean(sizes), 1) if sizes else 1.0
             found[kind].append(row)
             print(json.dumps({"run": number, "batching": kind, "clients": clients, **row}))
     base = statistics.median(row["calls_per_s"] for row in found["off"])
@@ -97,10 +97,10 @@ async def main(clients: int, seconds: float, runs: int) -> None:
     threads.shutdown(wait=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--clients", type=int, default=64)
     given = parser.parse_args()
-    asyncio.run(main(given.clients, given.seconds, given.runs))
+    asyncio.run(compare(given.clients, given.seconds, given.runs))

@@ -1,7 +1,7 @@
 """Calls per second of the dispatch alone: from a gateway's queue to an echo tool and back.
 
     thornback up benchmark --detach
-    python benchmarks/dispatch.py [--name benchmark] [--pool benchmark] [--seconds 5]
+    python -m benchmarks dispatch [--name benchmark] [--pool benchmark] [--seconds 5]
 
 No HTTP, no MCP and no policy: this process is the gateway, in the mode that `up` sets for its own.
 CPU is user plus system of this process and of the pool's replicas, for each call.
@@ -109,7 +109,3 @@ def replicas_of(application: str) -> list[psutil.Process]:
 def cpu_seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Kills one process after another under load, for as long as you like, and judges every call.
 
-    python -m benchmarks.faults --minutes 10 --seed 1 [--only gateway] [--out faults.jsonl]
+    python -m benchmarks faults --minutes 10 --seed 1 [--only gateway] [--out faults.jsonl]
 
 The long form of `tests/on_ray/faults`: the same cluster, clients, victims and judge, in an order
 that the seed decides. Prints one line for each kill and exits with 1 if there was a complaint.
@@ -60,7 +60,3 @@ def _row(name: str, done: Round) -> dict[str, object]:
         "slowest_s": max(o.took_s for o in done.operations),
         "complaints": done.complaints,
     }
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,6 +1,6 @@
 """What the registry does with 10,000 tools and 50 watchers, on a Ray of its own.
 
-    python benchmarks/registry.py [--tools 10000] [--writes 1000] [--watchers 50]
+    python -m benchmarks registry [--tools 10000] [--writes 1000] [--watchers 50]
 
 Prints one figure a line. Everything is real: an actor, its process, its store on this disk.
 """
@@ -209,7 +209,3 @@ def main() -> None:
         measure(arguments.tools, arguments.writes, arguments.watchers)
     finally:
         ray.shutdown()
-
-
-if __name__ == "__main__":
-    main()

@@ -13,6 +13,7 @@ import typer
 import typer.core
 
 from thornback.cluster.errors import ThornbackError
+from thornback.deployments.cli_bench import bench
 from thornback.deployments.cli_call import call, tools
 from thornback.deployments.cli_cluster import down, status, up
 from thornback.deployments.cli_config import config, keys, validate
@@ -49,7 +50,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 the tool or the cluster said no, 2 usage or config, "
     "3 no cluster runs.",
 )
-for command in (up, down, status, tools, call, validate, logs, init):
+for command in (up, down, status, tools, call, validate, logs, init, bench):
     app.command()(command)
 app.add_typer(resources, name="resources")
 app.add_typer(prompts, name="prompts")

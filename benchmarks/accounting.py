@@ -1,0 +1,88 @@
+"""CPU time and memory of named processes, from /proc."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import psutil
+
+ON_THE_WAY = ("haproxy", "gateway", "host", "proxy", "replica", "server")
+"""Roles of processes that a call passes through; the others stand beside it."""
+_TITLES = {
+    "ray::ServeController": "controller",
+    "ray::ProxyActor": "proxy",
+    "raylet": "raylet",
+    "gcs_server": "gcs",
+    "haproxy": "haproxy",
+}
+
+
+class Process(NamedTuple):
+    """One process at one moment."""
+
+    pid: int
+    role: str
+    cpu_s: float
+    """User and system time so far."""
+
+
+def role_of(command: str) -> str:
+    """What a process of a cluster is, from its command line; `other` for what has no role here."""
+    program = command.partition(" ")[0].rpartition("/")[2]
+    if program.startswith("ray::ServeReplica:"):
+        deployment = program.rpartition(":")[2]
+        return {"Gateway": "gateway", "ToolHost": "host"}.get(deployment, "replica")
+    return _TITLES.get(program, "other")
+
+
+def tree(roots: Iterable[int]) -> list[psutil.Process]:
+    """These processes and everything they began, as far as it still runs."""
+    found: dict[int, psutil.Process] = {}
+    for pid in roots:
+        try:
+            root = psutil.Process(pid)
+            found |= {process.pid: process for process in (root, *root.children(recursive=True))}
+        except psutil.NoSuchProcess:
+            continue
+    return list(found.values())
+
+
+def usage(processes: Iterable[psutil.Process], role: str | None = None) -> list[Process]:
+    """The CPU time of each so far, all with the same role where one is given."""
+    found = []
+    for process in processes:
+        try:
+            times = process.cpu_times()
+            as_role = role or role_of(" ".join(process.cmdline()))
+        except psutil.NoSuchProcess:
+            continue
+        found.append(Process(process.pid, as_role, times.user + times.system))
+    return found
+
+
+def spent(before: Iterable[Process], after: Iterable[Process]) -> dict[str, float]:
+    """CPU seconds by role between two moments; one that began meanwhile counts from its start."""
+    earlier = {process.pid: process.cpu_s for process in before}
+    by_role: dict[str, float] = defaultdict(float)
+    for process in after:
+        by_role[process.role] += process.cpu_s - earlier.get(process.pid, 0.0)
+    return dict(by_role)
+
+
+def on_the_way(by_role: Mapping[str, float]) -> float:
+    """The part of processes that a call passes through."""
+    return sum(value for role, value in by_role.items() if role in ON_THE_WAY)
+
+
+def unique_bytes(processes: Iterable[psutil.Process], role: str | None = None) -> dict[str, int]:
+    """USS by role: what would be free if the processes ended."""
+    by_role: dict[str, int] = defaultdict(int)
+    for process in processes:
+        try:
+            as_role = role or role_of(" ".join(process.cmdline()))
+            by_role[as_role] += process.memory_full_info().uss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return dict(by_role)

@@ -1,0 +1,109 @@
+import json
+from collections.abc import Callable
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from thornback.deployments import cli_bench, load_python, load_wrk
+from thornback.deployments.cli import app
+from thornback.deployments.load import Figures, Load
+from thornback.deployments.mcp_client import McpClient
+
+URL = "http://there.test/mcp"
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Load]:
+    """What the load generator was asked for; it meets 1,000 calls/s of 2 ms."""
+    asked: list[Load] = []
+
+    def run_wrk(load: Load, key: str | None) -> Figures:
+        asked.append(load)
+        times = {load.tools[0]: {2000: int(1000 * load.seconds)}}
+        return Figures(answered=1, seconds=load.seconds, latency_us=times)
+
+    monkeypatch.setattr(load_wrk, "has_wrk", lambda: True)
+    monkeypatch.setattr(load_wrk, "run_wrk", run_wrk)
+    return asked
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `thornback bench` against a server that answers each call with `answer`."""
+
+    def run(*words: str, answer: str | None = None, failed: bool = False) -> Result:
+        def respond(request: httpx.Request) -> httpx.Response:
+            (text,) = json.loads(request.content)["params"]["arguments"].values()
+            content = [{"type": "text", "text": text if answer is None else answer}]
+            return httpx.Response(
+                200,
+                json={
+                    "jsonrpc": "2.0",
+                    "id": 1,
+                    "result": {"content": content, "isError": failed},
+                },
+            )
+
+        def open_client(*target: object) -> McpClient:
+            return McpClient(URL, None, httpx.MockTransport(respond))
+
+        monkeypatch.setattr(cli_bench, "open_client", open_client)
+        return CliRunner().invoke(app, ["bench", *words, "--url", URL])
+
+    return run
+
+
+def test_echo_is_measured_from_one_client_to_many(run: Run, loads: list[Load]) -> None:
+    result = run("echo", "--tool", "say", "--argument", "words")
+    assert result.exit_code == 0
+    assert [load.connections for load in loads] == [1, 16, 64, 256]
+    assert {(load.url, load.tools, load.arguments) for load in loads} == {
+        (URL, ("say",), '{"words": "@"}')
+    }
+    assert result.stdout.splitlines()[0].split("\t") == ["1", "1000", "2", "2", "2"]
+
+
+def test_programs_get_json(run: Run, loads: list[Load]) -> None:
+    told = json.loads(run("echo", "-c", "8", "--seconds", "2", "--json").stdout)
+    assert told["generator"] == "wrk"
+    assert told["rows"] == [
+        {"connections": 8, "calls_per_s": 1000.0, "p50_ms": 2.0, "p90_ms": 2.0, "p99_ms": 2.0}
+    ]
+
+
+def test_a_list_needs_no_tool(run: Run, loads: list[Load]) -> None:
+    assert run("list", answer="never asked").exit_code == 0
+    assert {load.method for load in loads} == {"tools/list"}
+
+
+def test_a_tool_whose_answers_cannot_be_checked_is_not_measured(
+    run: Run, loads: list[Load]
+) -> None:
+    result = run("echo", answer="42")
+    assert result.exit_code == 1
+    assert "--tool" in result.stderr
+    assert loads == []
+
+
+def test_what_a_tool_says_against_it_is_told(run: Run, loads: list[Load]) -> None:
+    result = run("echo", "--tool", "nope", answer="there is no nope", failed=True)
+    assert result.exit_code == 1
+    assert "nope failed: there is no nope" in result.stderr
+    assert loads == []
+
+
+def test_without_wrk_python_makes_the_load_and_says_so(
+    run: Run, loads: list[Load], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run_python(load: Load, key: str | None) -> Figures:
+        return Figures(answered=1, seconds=1.0, latency_us={"echo": {3000: 7}})
+
+    monkeypatch.setattr(load_wrk, "has_wrk", lambda: False)
+    monkeypatch.setattr(load_python, "run_python", run_python)
+    result = run("sequential", "--json")
+    assert json.loads(result.stdout)["generator"] == "python"
+    assert json.loads(result.stdout)["rows"][0]["p50_ms"] == 3.0
+    assert "apt-get install wrk" in result.stderr
+    assert loads == []
