@@ -374,7 +374,6 @@ def bundles_of(plan: PoolPlan) -> tuple[Bundle, ...]:
     if options.accelerator_type is not None:
         ask[f"accelerator_type:{options.accelerator_type}"] = 0.001
     ask.update(options.resources)
-    labels = selectors_of(plan)
     first, *others = pool.placement_group_bundles or [{}]
     # The replica itself is in the first bundle.
     parts = [_largest(ask, first), *others]
@@ -384,7 +383,9 @@ def bundles_of(plan: PoolPlan) -> tuple[Bundle, ...]:
         wishes = wishes and [{key: wish for each in wishes for key, wish in each.items()}]
     if len(wishes) == 1:
         wishes = wishes * len(parts)
-    selectors = [(wish,) for wish in wishes] or [labels, *[()] * (len(parts) - 1)]
+    selectors: list[tuple[dict[str, str], ...]] = [(wish,) for wish in wishes]
+    if not wishes:
+        selectors = [selectors_of(plan), *[()] * (len(parts) - 1)]
     return tuple(map(Bundle, map(_some, parts), selectors))
 
 
