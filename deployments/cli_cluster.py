@@ -198,7 +198,6 @@ def status(
     import msgspec
 
     from thornback.deployments.ray_process import answers, half_dead
-    from thornback.deployments.status import assess, gather
 
     try:
         cluster, pool = _cluster_or_pool(target)
@@ -209,6 +208,9 @@ def status(
             )
         if not answers(cluster.address):
             raise ClusterNotRunning(f"{cluster.name} does not run")
+        # Not before: it brings Ray, which takes longer than all that could be told without it.
+        from thornback.deployments.status import assess, gather
+
         found = assess(cluster, gather(cluster))
         if pool is not None and pool not in found.pools:
             raise ClusterNotRunning(

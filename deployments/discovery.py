@@ -23,10 +23,11 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RuntimeEnvSetupError
 from ray.runtime_env import RuntimeEnv
 
-from thornback.cluster.catalog import Bundle, PoolEntry, ToolSpec
+from thornback.cluster.catalog import PoolEntry, ToolSpec
 from thornback.cluster.config import ClusterConfig
 from thornback.cluster.errors import shown
 from thornback.cluster.settings import effective_tool
+from thornback.deployments.asks import ask_of, bundles_of, selectors_of
 from thornback.deployments.module_source import source_of, tools_in_source
 from thornback.deployments.packages import (
     ANSWER_TIMEOUT_S,
@@ -360,60 +361,6 @@ def _broken(
     return msgspec.structs.replace(
         entry, state="broken", failed_module=module, cause=cause, lost_tools=tuple(sorted(names))
     )
-
-
-def bundles_of(plan: PoolPlan) -> tuple[Bundle, ...]:
-    """What one replica asks of each node that it is spread over, under Ray's names for resources.
-
-    Bundles of a placement group that must share a node are one.
-    """
-    pool, options = plan.config, plan.config.ray_actor_options
-    ask: dict[str, float] = {"CPU": options.num_cpus, "GPU": options.num_gpus}
-    if options.memory is not None:
-        ask["memory"] = options.memory
-    if options.accelerator_type is not None:
-        ask[f"accelerator_type:{options.accelerator_type}"] = 0.001
-    ask.update(options.resources)
-    labels = selectors_of(plan)
-    first, *others = pool.placement_group_bundles or [{}]
-    # The replica itself is in the first bundle.
-    parts = [_largest(ask, first), *others]
-    wishes = pool.placement_group_bundle_label_selector or []
-    if pool.placement_group_strategy == "STRICT_PACK":
-        parts = [_sum(parts)]
-        wishes = wishes and [{key: wish for each in wishes for key, wish in each.items()}]
-    if len(wishes) == 1:
-        wishes = wishes * len(parts)
-    selectors = [(wish,) for wish in wishes] or [labels, *[()] * (len(parts) - 1)]
-    return tuple(map(Bundle, map(_some, parts), selectors))
-
-
-def selectors_of(plan: PoolPlan) -> tuple[dict[str, str], ...]:
-    """Ray's label selectors of a replica, those to fall back to behind; empty: any node will do."""
-    options = plan.config.ray_actor_options
-    if not options.label_selector:
-        return ()
-    others = [fallback["label_selector"] for fallback in options.fallback_strategy or []]
-    return (options.label_selector, *others)
-
-
-def ask_of(plan: PoolPlan) -> dict[str, float]:
-    """What one replica asks for in all."""
-    return _sum([bundle.resources for bundle in bundles_of(plan)])
-
-
-def _largest(*asks: Mapping[str, float]) -> dict[str, float]:
-    names = dict.fromkeys(chain.from_iterable(asks))
-    return {name: max(ask.get(name, 0.0) for ask in asks) for name in names}
-
-
-def _sum(asks: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(chain.from_iterable(asks))
-    return {name: sum(ask.get(name, 0.0) for ask in asks) for name in names}
-
-
-def _some(ask: Mapping[str, float]) -> dict[str, float]:
-    return {name: amount for name, amount in ask.items() if amount}
 
 
 def lacking(pool: PoolEntry, nodes: Sequence[Node]) -> str | None:

@@ -63,7 +63,8 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One pool."""
 
     state: str
-    """`ready`, `idle`, `starting`, `broken`, `infeasible`, `mismatch` or `failed`."""
+    """`ready`, `idle`, `starting`, `broken`, `infeasible`, `mismatch`, `failed`; `unknown` where
+    Serve could not be asked."""
     reason: str = ""
     modules: list[str] = []
     tools: list[str] = []
@@ -135,9 +136,10 @@ def assess(cluster: ClusterFile, facts: Facts) -> Status:
     gateways = [_replica(r) for r in replicas_of(gateway)]
     pools = _pools(cluster, facts)
     problems = list(facts.problems)
-    if not any(replica.state == "RUNNING" for replica in gateways):
+    told = bool(facts.details)  # why not, is among the problems
+    if told and not any(replica.state == "RUNNING" for replica in gateways):
         problems.append("no gateway is running")
-    elif gateway.get("status") not in ("RUNNING", "DEPLOYING"):
+    elif told and gateway.get("status") not in ("RUNNING", "DEPLOYING"):
         problems.append(f"the gateway is {gateway.get('status')}")
     for name, pool in pools.items():
         if pool.state in ("broken", "infeasible", "mismatch", "failed"):
@@ -190,7 +192,8 @@ def _pools(cluster: ClusterFile, facts: Facts) -> dict[str, PoolStatus]:
     for news in pool_news(
         facts.details, {prefix + name: name for name in names}, broken, infeasible
     ):
-        state, reason = _with_hosts(news.state, news.detail, facts.hosts.get(news.pool, []))
+        seen = "unknown" if news.state == "starting" and not facts.details else news.state
+        state, reason = _with_hosts(seen, news.detail, facts.hosts.get(news.pool, []))
         replicas = [_replica(r) for r in replicas_of(applications.get(prefix + news.pool, {}))]
         entry = entries.get(news.pool)
         report[news.pool] = PoolStatus(

@@ -134,6 +134,16 @@ def test_an_error_of_the_cluster_is_one_line(run: Run) -> None:
     assert done.stderr == "thornback: Unknown tool: ecko (did you mean echo?)\n"
 
 
+def test_an_interrupted_command_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(request: httpx.Request) -> httpx.Response:
+        raise KeyboardInterrupt
+
+    client = McpClient("http://cluster.test/mcp", None, httpx.MockTransport(interrupted))
+    monkeypatch.setattr(cli_call, "open_client", lambda *target: client)
+    done = CliRunner().invoke(app, ["call", "echo", "{}"])
+    assert (done.exit_code, done.stderr) == (130, "thornback: interrupted\n")
+
+
 def test_of_a_tool_that_is_not_listed_the_cluster_says_why(run: Run) -> None:
     why = "Pool sick cannot load brokenmod: ModuleNotFoundError: No module named 'gone'"
     lost = run("call", "lost", "name=z", tools_call={"error": {"code": -32603, "message": why}})

@@ -10,11 +10,10 @@ from ray.exceptions import GetTimeoutError, RuntimeEnvSetupError, WorkerCrashedE
 from thornback.cluster.catalog import Bundle, ToolSpec, content_hash_of
 from thornback.cluster.config import ClusterConfig, PoolConfig, parse_config
 from thornback.deployments import discovery, packages
+from thornback.deployments.asks import ask_of, bundles_of
 from thornback.deployments.discovery import (
     Findings,
     alike,
-    ask_of,
-    bundles_of,
     catalog_entries,
     decode_findings,
     discover,

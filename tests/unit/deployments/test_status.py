@@ -120,6 +120,12 @@ def test_a_dashboard_that_is_gone_is_said_and_not_asked(monkeypatch: pytest.Monk
     assert problem.startswith("Ray's dashboard is gone: tools go on")
 
 
+def test_of_what_serve_would_know_nothing_is_made_up_where_it_cannot_be_asked() -> None:
+    status = assess(CLUSTER, Facts(catalog=catalog_of(), problems=["it is gone"]))
+    assert (status.state, status.problems) == ("degraded", ["it is gone"])
+    assert status.pools["p"].state == "unknown"
+
+
 def test_settings_that_replicas_do_not_see_are_lines_to_add_and_no_degradation() -> None:
     seen = {**EXPECTED, "RAY_SERVE_ENABLE_HA_PROXY": "0", "SECRET": "hunter2"}
     status = assess(CLUSTER, facts_of(environment=seen))
