@@ -19,6 +19,11 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from hypothesis import settings
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("thornback", deadline=None)
+settings.load_profile("thornback")
 
 ROOT = Path(__file__).parents[1]
 THORNBACK = Path(sys.executable).with_name("thornback")

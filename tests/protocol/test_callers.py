@@ -8,6 +8,7 @@ import pytest
 from tests.protocol import tools_under_test
 from tests.protocol.gateways import LEGACY, POOL, Client, Cluster, offered
 from thornback.cluster.principals import Principal
+from thornback.tools import conformance
 
 pytestmark = pytest.mark.anyio
 KEYS = {"ann": ("tbk_key-of-ann", ("*",)), "bob": ("tbk_key-of-bob", ("add", "ste*"))}
@@ -162,11 +163,11 @@ async def test_what_is_listened_to_is_only_what_one_sees() -> None:
             "completion/complete",
             {
                 "ref": {"type": "ref/prompt", "name": "greet"},
-                "argument": {"name": "t", "value": ""},
+                "argument": {"name": "tone", "value": ""},
             },
             {
                 "ref": {"type": "ref/prompt", "name": "nopes"},
-                "argument": {"name": "t", "value": ""},
+                "argument": {"name": "tone", "value": ""},
             },
         ),
         (
@@ -194,6 +195,15 @@ async def test_the_forbidden_answers_like_the_missing(
     for uri in ("test://readme", "test://notes/x"):
         told = told.replace(uri, "test://nothing")
     assert told.replace("test://notes/{day}", "test://other/{day}") == absent.body.decode()
+
+
+@pytest.mark.requirement("callers:same-answer")
+async def test_no_header_is_missed_that_only_a_forbidden_tool_mirrors() -> None:
+    client = bob(Cluster([tools_under_test, conformance], keys=KEYS).gateway())
+    asked = {"arguments": {"region": "west"}}
+    forbidden = await client.call("tools/call", {"name": "test_x_mcp_header", **asked})
+    absent = await client.call("tools/call", {"name": "nope", **asked})
+    assert forbidden.body.decode().replace("test_x_mcp_header", "nope") == absent.body.decode()
 
 
 @pytest.mark.requirement("log:one-line")
