@@ -18,7 +18,9 @@ from typing import Literal
 import msgspec
 
 from thornback.cluster.catalog import Batch
+from thornback.cluster.errors import ThornbackError
 from thornback.cluster.principals import Principal
+from thornback.cluster.protocol import error_result
 
 WIRE_VERSION = 2
 WIRES_SPOKEN = (1, 2)
@@ -215,6 +217,12 @@ _send_decoder = msgspec.msgpack.Decoder(Send)
 _state_decoder = msgspec.msgpack.Decoder(HostState)
 _reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 _replies_decoder = msgspec.msgpack.Decoder(Replies)
+
+
+def failed(error: ThornbackError) -> Complete:
+    """The outcome of a call that ended with `error`, for what `protocol.is_result`."""
+    result = msgspec.json.encode(error_result(error))
+    return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
 
 
 def encode(message: CallMessage | Send | HostState | Replies | Reply) -> bytes:

@@ -13,13 +13,10 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
-import msgspec
-
 from thornback.cluster.catalog import Batch
 from thornback.cluster.errors import ToolBug, ToolFailure
 from thornback.cluster.ids import new_id
-from thornback.cluster.messages import WIRE_VERSION, Complete
-from thornback.cluster.protocol import error_result
+from thornback.cluster.messages import Complete, failed
 from thornback.tools.batching import BatchBroken
 from thornback.tools.context import ToolContext
 from thornback.tools.definition import Tool
@@ -110,7 +107,7 @@ class _Call:
         try:
             self.ctx.check()
         except ToolFailure as error:
-            self.finish(_failed(error))
+            self.finish(failed(error))
         return not self.outcome.done()
 
     def finish(self, outcome: Outcome) -> None:
@@ -238,7 +235,7 @@ class _Queue:
             error_id = new_id("err")
             logger.exception("running %s failed (%s)", self.tool.name, error_id)
             for call in calls:
-                call.finish(_failed(ToolBug(self.tool.name, error_id)))
+                call.finish(failed(ToolBug(self.tool.name, error_id)))
 
     async def _invoke(self, calls: Sequence[_Call]) -> BatchBroken | None:
         """Run the tool once for these calls, and give each that is still there its outcome."""
@@ -268,9 +265,4 @@ class _Queue:
         logger.error(
             "%s cancelled itself (%s, call %s)", self.tool.name, error_id, call.ctx.call_id
         )
-        return _failed(ToolBug(self.tool.name, error_id))
-
-
-def _failed(error: ToolFailure) -> Complete:
-    result = msgspec.json.encode(error_result(error))
-    return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
+        return failed(ToolBug(self.tool.name, error_id))

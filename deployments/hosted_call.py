@@ -10,19 +10,16 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-import msgspec
-
-from thornback.cluster.errors import CallCancelled, ThornbackError, ToolBug, ToolTimeout
+from thornback.cluster.errors import CallCancelled, ToolBug, ToolTimeout
 from thornback.cluster.ids import new_id
 from thornback.cluster.messages import (
     ALONE,
     WIRE_VERSION,
     CallMessage,
-    Complete,
     Outcome,
     Refused,
+    failed,
 )
-from thornback.cluster.protocol import error_result
 from thornback.deployments.batcher import Batcher
 from thornback.deployments.call_book import CallBook
 from thornback.deployments.counted_threads import CountedThreads
@@ -106,7 +103,7 @@ class HostedCall:
             del self._at.running[call.call_id]
             self._at.book().done(self._gateway)
             # Of a call that was given up nobody reads it.
-            outcome = outcome or _failed(CallCancelled(call.tool))
+            outcome = outcome or failed(CallCancelled(call.tool))
             self._outbox.finish(self._place, outcome, events)
             events.close()
             self._at.freed()
@@ -131,7 +128,7 @@ class HostedCall:
                     tool, call.arguments, context, call.batch, call.repeatable
                 )
         except TimeoutError:
-            return _failed(ToolTimeout(call.tool, round(call.remaining_s, 1)))
+            return failed(ToolTimeout(call.tool, round(call.remaining_s, 1)))
         except asyncio.CancelledError:
             if self._given_up:
                 raise
@@ -142,9 +139,4 @@ class HostedCall:
     def _bug(self, what: str) -> Outcome:
         error_id = new_id("err")
         logger.exception("%s %s (%s, call %s)", self._call.tool, what, error_id, self._call.call_id)
-        return _failed(ToolBug(self._call.tool, error_id))
-
-
-def _failed(error: ThornbackError) -> Complete:
-    result = msgspec.json.encode(error_result(error))
-    return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
+        return failed(ToolBug(self._call.tool, error_id))

@@ -13,8 +13,6 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator
 
-import msgspec
-
 from thornback.cluster.errors import ResultTooLarge, ToolBug
 from thornback.cluster.ids import new_id
 from thornback.cluster.messages import (
@@ -24,8 +22,8 @@ from thornback.cluster.messages import (
     Outcome,
     Parked,
     encode,
+    failed,
 )
-from thornback.cluster.protocol import error_result
 from thornback.deployments.event_stream import EventStream
 from thornback.deployments.parked_values import ParkedValues
 
@@ -142,9 +140,7 @@ class Outbox:
         logger.exception("what %s said cannot be sent (%s)", tool, error_id)
         if isinstance(reply, Event):
             return None
-        error = ToolBug(tool, error_id)
-        result = msgspec.json.encode(error_result(error))
-        return encode(Complete(WIRE_VERSION, result, is_error=True, error_code=error.code))
+        return encode(failed(ToolBug(tool, error_id)))
 
     def _carried(
         self, parked: ParkedValues, place: int, reply: Event | Outcome, data: bytes
@@ -157,6 +153,4 @@ class Outbox:
         logger.warning("no room to keep %d bytes that %s said", len(data), tool)
         if isinstance(reply, Event):
             return None
-        error = ResultTooLarge(tool, len(data), INLINE_MAX_BYTES)
-        result = msgspec.json.encode(error_result(error))
-        return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
+        return failed(ResultTooLarge(tool, len(data), INLINE_MAX_BYTES))

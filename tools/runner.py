@@ -29,8 +29,8 @@ from thornback.cluster.errors import (
     Unavailable,
 )
 from thornback.cluster.ids import new_id
-from thornback.cluster.messages import WIRE_VERSION, Complete, InputNeeded, Raised
-from thornback.cluster.protocol import error_result, rpc_error
+from thornback.cluster.messages import WIRE_VERSION, Complete, InputNeeded, Raised, failed
+from thornback.cluster.protocol import rpc_error
 from thornback.tools.batching import BatchBroken, columns_of, results_of
 from thornback.tools.context import InputRequired, ToolContext
 from thornback.tools.definition import Tool
@@ -129,7 +129,7 @@ async def run_batch(
 
 def failed_together(tool: Tool, contexts: Sequence[ToolContext], broken: BatchBroken) -> Outcome:
     """Log a broken batch; and what each call of it is told that may not be run again by itself."""
-    return _failure(BatchFailed(tool.name, _logged(tool, contexts, broken.cause)))
+    return failed(BatchFailed(tool.name, _logged(tool, contexts, broken.cause)))
 
 
 class _Attempt:
@@ -269,7 +269,7 @@ class _BatchAttempt:
             contexts = [self._calls[place][1] for place in self._taken]
             if not isinstance(error, (ToolFailure, Unavailable)):
                 error = ToolBug(self._tool.name, _logged(self._tool, contexts, error))
-            self._outcomes |= dict.fromkeys(self._taken, _failure(error))
+            self._outcomes |= dict.fromkeys(self._taken, failed(error))
             return False
         return True
 
@@ -317,7 +317,7 @@ def _outcome_of_error(tool: Tool, ctx: ToolContext, error: BaseException) -> Out
     try:
         return _told(tool, ctx, error)
     except Exception as unsendable:  # its questions or its text have no JSON form
-        return _failure(ToolBug(tool.name, _logged(tool, [ctx], unsendable)))
+        return failed(ToolBug(tool.name, _logged(tool, [ctx], unsendable)))
 
 
 def _told(tool: Tool, ctx: ToolContext, error: BaseException) -> Outcome:
@@ -328,15 +328,10 @@ def _told(tool: Tool, ctx: ToolContext, error: BaseException) -> Outcome:
         return Raised(WIRE_VERSION, said.number, said.message, msgspec.json.encode(said.data))
     if not isinstance(error, (ToolFailure, Unavailable)):
         error = ToolBug(tool.name, _logged(tool, [ctx], error))
-    outcome = _failure(error)
+    outcome = failed(error)
     if len(outcome.result) > ctx.max_result_bytes:
-        return _failure(ResultTooLarge(tool.name, len(outcome.result), ctx.max_result_bytes))
+        return failed(ResultTooLarge(tool.name, len(outcome.result), ctx.max_result_bytes))
     return outcome
-
-
-def _failure(error: ToolFailure | Unavailable) -> Complete:
-    result = msgspec.json.encode(error_result(error))
-    return Complete(WIRE_VERSION, result, is_error=True, error_code=error.code)
 
 
 def _logged(tool: Tool, contexts: Sequence[ToolContext], error: BaseException) -> str:

@@ -158,10 +158,7 @@ def count_in_thread(key: str, count: int) -> Iterator[int]:
         key: How the lines begin.
         count: How many numbers.
     """
-    for number in range(count):
-        if number % 1000 == 0:
-            leave(f"{key} {number}")
-        yield number % 10
+    yield from last_digits(key, count)
 
 
 @tool(timeout_s=120, read_only=True)
@@ -172,6 +169,12 @@ async def count_on_loop(key: str, count: int) -> AsyncIterator[int]:
         key: How the lines begin.
         count: How many numbers.
     """
+    for digit in last_digits(key, count):
+        yield digit
+
+
+def last_digits(key: str, count: int) -> Iterator[int]:
+    """Those of the numbers below `count`; leaves a line for every thousand."""
     for number in range(count):
         if number % 1000 == 0:
             leave(f"{key} {number}")

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -59,19 +60,25 @@ def environment_in(directory: Path) -> dict[str, str]:
     return {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": f"{directory}/haproxy"}
 
 
-@pytest.fixture
-def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process with the environment that Ray's have from us."""
+@contextmanager
+def running_in(directory: Path, code: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process with the environment that Ray's have from us, and the first line it writes."""
     with subprocess.Popen(
-        [sys.executable, "-c", SLEEP],
+        [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         text=True,
-        env=environment_in(tmp_path / "ours"),
+        env=environment_in(directory),
     ) as running:
         assert running.stdout is not None
-        assert running.stdout.readline() == "up\n"
-        yield running
+        yield running, running.stdout.readline().strip()
         running.kill()
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    with running_in(tmp_path / "ours", SLEEP) as (running, said):
+        assert said == "up"
+        yield running
 
 
 def test_a_cluster_is_found_by_name_and_by_config(config: ClusterConfig) -> None:
@@ -293,15 +300,7 @@ def test_down_ends_ray_only_where_up_started_it_and_nobody_else_uses_it(
 
 
 def test_down_ends_what_a_dead_cluster_left_behind(config: ClusterConfig) -> None:
-    directory = paths_of(config).temp_dir
-    with subprocess.Popen(
-        [sys.executable, "-c", SLEEP],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment_in(directory),
-    ) as left:
-        assert left.stdout is not None
-        left.stdout.readline()
+    with running_in(paths_of(config).temp_dir, SLEEP):
         assert bring_down(config, None).ended == 1
 
 
@@ -313,15 +312,9 @@ def half(config: ClusterConfig) -> Iterator[ClusterFile]:
         "print(s.getsockname()[1], flush=True); time.sleep(60)"
     )
     directory = paths_of(config).temp_dir
-    with subprocess.Popen(
-        [sys.executable, "-c", listen],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment_in(directory),
-    ) as store:
-        assert store.stdout is not None
+    with running_in(directory, listen) as (store, port):
         cluster = msgspec.structs.replace(
-            file_of(config, f"127.0.0.1:{store.stdout.readline().strip()}"),
+            file_of(config, f"127.0.0.1:{port}"),
             started_ray=True,
             temp_dir=str(directory),
             # This pid is of a living process that is not of that Ray.
@@ -329,7 +322,6 @@ def half(config: ClusterConfig) -> Iterator[ClusterFile]:
         )
         write_cluster_file(cluster)
         yield cluster
-        store.kill()
 
 
 def ask_nobody(*_: object) -> None:
