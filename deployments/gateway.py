@@ -41,6 +41,7 @@ from thornback.deployments.mcp_endpoint import (
 from thornback.deployments.mirror import CatalogMirror
 from thornback.deployments.reading import Contents, Reading
 from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Send, send_answer
+from thornback.deployments.request_ids import keep_serve_from_telling
 from thornback.deployments.request_states import RequestStates
 from thornback.deployments.routing import Observe, PoolFinder, RoutingEngine
 from thornback.deployments.running_calls import Key, RunningCalls
@@ -125,6 +126,7 @@ def assemble(
     clock: Clock,
     keep_alive_s: float = KEEP_ALIVE_S,
     with_hot_path: bool = True,
+    tell_request_ids: bool = True,
 ) -> GatewayApp:
     """A gateway's application from its parts.
 
@@ -133,6 +135,7 @@ def assemble(
         audience: What seals are bound to: the cluster's namespace.
         gateway: Name of this replica in the access log.
         with_hot_path: False: the SDK's kernel answers everything, to compare with.
+        tell_request_ids: False: somebody else adds that to responses.
         keys: The cluster's key ring; the first seals, all open.
     """
     seals = Seals(keys, audience)
@@ -162,7 +165,7 @@ def assemble(
     )
     neighbours = Neighbours(config.host, config.port, config.allowed_hosts, config.allowed_origins)
     endpoint = McpEndpoint(
-        EndpointSettings(anonymous, gateway, config.max_body_bytes, keep_alive_s),
+        EndpointSettings(anonymous, gateway, config.max_body_bytes, keep_alive_s, tell_request_ids),
         neighbours,
         catalogs,
         Sessions(seals, clock),
@@ -173,7 +176,13 @@ def assemble(
         HotPath(kernel, call=tool_calls.call, list_tools=lists.tools) if with_hot_path else None,
     )
     content_endpoint = ContentEndpoint(
-        uploads, neighbours, catalogs, clock, anonymous=anonymous, gateway=gateway
+        uploads,
+        neighbours,
+        catalogs,
+        clock,
+        anonymous=anonymous,
+        gateway=gateway,
+        tell_request_ids=tell_request_ids,
     )
     return GatewayApp(endpoint, content_endpoint, catalogs, listening.close)
 
@@ -238,6 +247,7 @@ class Gateway:
             pass_on_cancel=Cancellations(self._ask_all).pass_on,
             observe=telemetry.observe,
             clock=self._clock,
+            tell_request_ids=keep_serve_from_telling(),
         )
 
     async def cancel(self, keys: Sequence[Key]) -> int:

@@ -13,11 +13,16 @@ from typing import Any
 from ray import serve
 
 from thornback.deployments.autoscaling import autoscaling_stats
+from thornback.deployments.log_records import mark_output
 from thornback.deployments.tool_host import ToolHost
 
 
 class PoolReplica(ToolHost):
     """The deployment of a pool."""
+
+    def __init__(self, cluster: str, pool: str, modules: list[str]) -> None:
+        mark_output()
+        super().__init__(cluster, pool, modules)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         await super().reconfigure(user_config)

@@ -56,7 +56,7 @@ async def nap(seconds: float, ctx: ToolContext) -> str:
     try:
         await asyncio.sleep(seconds)
     except asyncio.CancelledError:
-        leave(f"cancelled {ctx.call_id}")
+        leave(f"cancelled {ctx.request_id}")
         raise
     return "rested"
 
@@ -71,7 +71,7 @@ def blocking_nap(seconds: float, ctx: ToolContext) -> str:
     try:
         ctx.sleep(seconds)
     except ToolFailure:
-        leave(f"cancelled {ctx.call_id}")
+        leave(f"cancelled {ctx.request_id}")
         raise
     return "rested"
 
@@ -93,7 +93,7 @@ def ticks(count: int, ctx: ToolContext, every_s: float = 0.1) -> Iterator[int]:
         finished = True
     finally:
         if not finished:
-            leave(f"stopped {ctx.call_id}")
+            leave(f"stopped {ctx.request_id}")
 
 
 @tool(timeout_s=60, read_only=True)
