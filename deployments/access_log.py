@@ -1,7 +1,7 @@
 """The access log: one line of JSON for each request, whatever was in it.
 
 Who asked for what, and how it ended. Arguments, results, keys and client names are in no line; a
-name that a caller chose is cut and cannot begin a line of its own. Read by `access_lines.py`.
+name that a caller chose is cut and cannot begin a line of its own. Read by `log_lines.py`.
 """
 
 from __future__ import annotations

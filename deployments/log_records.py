@@ -18,14 +18,13 @@ from typing import Any, TextIO
 import msgspec
 
 from thornback.cluster.errors import sendable
+from thornback.deployments.log_lines import RAY_MARKS
 from thornback.tools.context import ToolContext
 
 MAX_IDS = 64
 """Requests that a line of a batch names; a larger batch says how many more there are."""
 MAX_MESSAGE_CHARS = 16 * 1024
 MAX_TRACEBACK_CHARS = 64 * 1024
-RAY_MARKS = (":actor_name:", ":job_id:", ":task_name:", '{"__magic_token__"')
-"""How lines begin that are meant for Ray's own reader of logs."""
 
 
 class LogRecord(msgspec.Struct, omit_defaults=True):
