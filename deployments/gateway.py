@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
 from ray import serve
 
 from thornback.cluster.actors import connect
@@ -32,6 +33,7 @@ from thornback.deployments.hot_path import HotPath
 from thornback.deployments.http_edge import Neighbours, Receive, Scope, drain
 from thornback.deployments.listen import Listening
 from thornback.deployments.lists import Lists
+from thornback.deployments.live_numbers import sums_of
 from thornback.deployments.mcp_endpoint import (
     Catalogs,
     EndpointSettings,
@@ -224,7 +226,8 @@ class Gateway:
         )
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
-        pools, telemetry = Pools(self._clock), Telemetry(RaySink())
+        pools = self._pools = Pools(self._clock)
+        telemetry = self._telemetry = Telemetry(RaySink())
         telemetry.watch(pools.gauged)
         # In a context of its own: it outlives whatever it was begun in.
         self._exporting = asyncio.get_running_loop().create_task(
@@ -270,6 +273,11 @@ class Gateway:
             "throughput_optimized": bool(constants.RAY_SERVE_THROUGHPUT_OPTIMIZED),
             "separate_user_thread": bool(constants.RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD),
         }
+
+    async def numbers(self) -> bytes:
+        """What this replica has counted, and what it does now: a `GatewaySums`, for `top`."""
+        name = serve.get_replica_context().replica_tag
+        return msgspec.msgpack.encode(sums_of(name, self._telemetry.tools, self._pools.gauged()))
 
     async def check_health(self) -> None:
         """A gateway that answers is well: without the registry it serves what it knows."""
