@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 TOOL_COLUMNS = ("tool", "calls/s", "p50 ms", "p99 ms", "running", "queued", "errors/s")
 POOL_COLUMNS = ("pool", "replicas", "states")
 END_TIMEOUT_S = 5.0
+LEAST_WINDOW_S = 0.9
+"""Of what is shown once."""
 
 Draw = Callable[["Snapshot"], None]
 
@@ -52,8 +54,8 @@ def top(
         _drawing(as_json) as (draw),
     ):
         for snapshot in _snapshots(lines, cluster.name):
-            if once and not snapshot.window_s and snapshot.gateways:
-                continue  # the first look has nothing to compare with
+            if once and snapshot.gateways and snapshot.window_s < LEAST_WINDOW_S:
+                continue  # too little to compare with
             draw(snapshot)
             if once:
                 return

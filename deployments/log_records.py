@@ -55,6 +55,8 @@ class Saying:
     is what is said of them afterwards, because the context must be their own.
     """
 
+    __slots__ = ("calls", "unfinished")
+
     def __init__(self, calls: Sequence[ToolContext]) -> None:
         self.calls = calls
         self.unfinished: dict[str, str] = {}

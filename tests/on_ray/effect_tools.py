@@ -5,6 +5,7 @@ pool's `runtime_env`.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -138,6 +139,18 @@ def large(size_bytes: int) -> str:
         size_bytes: How many characters.
     """
     return "x" * size_bytes
+
+
+@tool(timeout_s=60, read_only=True)
+def talk(topic: str) -> str:
+    """Print a line and log one.
+
+    Args:
+        topic: What about.
+    """
+    print(f"let us talk of {topic}")
+    logging.getLogger("talkers").warning("enough of %s", topic)
+    return topic
 
 
 @tool(timeout_s=60, read_only=True)

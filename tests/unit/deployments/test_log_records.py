@@ -104,7 +104,16 @@ def items() -> Iterator[int]:
     yield 2
 
 
-@pytest.mark.parametrize("talking", [plain, on_the_loop, items])
+@tool
+def in_a_thread_of_its_own() -> str:
+    """Talk in a thread that has a copy of the context."""
+    thread = threading.Thread(target=copy_context().run, args=(say_both,))
+    thread.start()
+    thread.join()
+    return ""
+
+
+@pytest.mark.parametrize("talking", [plain, on_the_loop, items, in_a_thread_of_its_own])
 def test_what_a_tool_prints_and_logs_names_its_call(talking: Any) -> None:
     host = heard(lambda: run_as_call(talking, context()))
     about = {"request_id": "req_1", "tool": "words", "version": "1.2.0"}

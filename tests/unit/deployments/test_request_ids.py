@@ -1,9 +1,15 @@
+import asyncio
+import json
 from typing import Any
 
 import pytest
 from ray.serve._private import constants, http_util
 
+from tests.protocol.gateways import Client, Cluster
+from thornback.deployments import access_log
 from thornback.deployments.request_ids import keep_serve_from_telling, request_id_of, telling
+from thornback.tools import ToolContext, tool
+from thornback.tools.definition import tool_of
 
 
 def id_of(*values: bytes) -> str:
@@ -73,3 +79,67 @@ def test_behind_serves_own_proxy_the_proxy_names_requests(monkeypatch: pytest.Mo
     there = http_util.RequestIdMiddleware.__call__
     assert not keep_serve_from_telling()
     assert http_util.RequestIdMiddleware.__call__ is there
+
+
+@tool
+async def named(ctx: ToolContext) -> str:
+    """Say which request this is, after some progress."""
+    ctx.progress(1)
+    await asyncio.sleep(0)
+    return ctx.request_id
+
+
+@pytest.fixture
+def client() -> Client:
+    return Cluster([tool_of(named)]).gateway()
+
+
+@pytest.fixture
+def access(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The access lines that are written."""
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(access_log, "_write", lambda line: lines.append(json.loads(line)))
+    return lines
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("meta", [{}, {"progressToken": "p"}], ids=["json", "stream"])
+async def test_response_tool_and_access_line_name_a_request_alike(
+    client: Client, access: list[dict[str, Any]], meta: dict[str, Any]
+) -> None:
+    chosen = await client.tool("named", meta=meta, headers={"x-request-id": "mine-1"})
+    ours = await client.tool("named", meta=meta)
+    for answered, line in zip((chosen, ours), access, strict=True):
+        named_there = (answered.headers["x-request-id"], line["request_id"])
+        assert named_there == (answered.text, answered.text)
+    assert chosen.text == "mine-1"
+    assert ours.text.startswith("req_")
+
+
+@pytest.mark.anyio
+async def test_a_request_that_is_refused_is_named_too(
+    client: Client, access: list[dict[str, Any]]
+) -> None:
+    answered = await client.send(b"{", {"x-request-id": "mine-2"})
+    assert (answered.status, answered.headers["x-request-id"]) == (400, "mine-2")
+    assert [line["request_id"] for line in access] == ["mine-2"]
+
+
+@pytest.mark.anyio
+async def test_calls_that_share_an_id_do_not_end_each_other(client: Client) -> None:
+    headers = {"x-request-id": "same"}
+    calls = [client.tool("named", headers=headers) for _ in range(3)]
+    assert {answered.text for answered in await asyncio.gather(*calls)} == {"same"}
+
+
+@pytest.mark.anyio
+async def test_a_bug_of_ours_is_logged_beside_its_request(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("thornback.deployments.tool_calls.Reporter", fail)
+    await client.tool("named", headers={"x-request-id": "mine-3"})
+    (record,) = [record for record in caplog.records if record.name.startswith("thornback.")]
+    assert vars(record)["request_ids"] == ["mine-3"]
