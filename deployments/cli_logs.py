@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from thornback.deployments.log_lines import LogLine
     from thornback.deployments.node_logs import Logs
 
-POLL_S = 0.3
 DEFAULT_LINES = 20
 _SERVE_NEWS = re.compile(r"INFO \d{4}-\d\d-\d\d \S+ thornback\.\S+ \S+ -- ")
 
@@ -63,7 +62,8 @@ class Wanted(NamedTuple):
     def ask(self, cluster: ClusterFile, tail: int | None) -> Ask:
         from thornback.deployments.log_files import Ask
 
-        of_tool = () if self.tool is None else (f'"{self.tool}"',)
+        # As they stand in the files: `tool` of what it said, `name` of its calls.
+        of_tool = tuple(f'"{key}":"{self.tool}"' for key in ("tool", "name") if self.tool)
         return Ask(cluster.namespace, self.pool, tail, self.ids or of_tool)
 
 
@@ -114,14 +114,14 @@ def logs(
         _show(_reported(reports, Wanted(pool=about)), as_json)
     with logs_of(cluster, hint) as found:
         search = Search(found, cluster, lines)
-        wanted = search.wanted(about, request, reports)
+        wanted = search.wanted(about, request, reports, follow=follow)
         told = [] if request is None else _reported(reports, wanted)
         shown = _show([*told, *search.first(wanted)], as_json)
         if request is not None and not shown and not follow:
             hint(f"thornback: no line about {request}: {search.searched(reports)}")
             raise typer.Exit(EXIT_SAID_NO)
         while follow:
-            time.sleep(POLL_S)
+            time.sleep(found.period_s)
             _show(search.later(wanted), as_json)
 
 
@@ -135,15 +135,31 @@ class Search:
         self._found: dict[str, Found] = {}
         """The last answer of each node."""
 
-    def wanted(self, about: str | None, request: str | None, reports: Mapping[str, Path]) -> Wanted:
+    def wanted(
+        self,
+        about: str | None,
+        request: str | None,
+        reports: Mapping[str, Path],
+        *,
+        follow: bool = False,
+    ) -> Wanted:
         """What the words of the command line mean.
+
+        Args:
+            follow: Whether a tool that nobody has called yet will do.
 
         Raises:
             ConfigError: if `about` is no pool, and no tool of that name was ever called.
         """
         wanted = Wanted(ids=() if request is None else (request,))
         if about is not None:
-            wanted = self._of(about, wanted, reports)
+            try:
+                wanted = self._of(about, wanted, reports)
+            except ConfigError as error:
+                if not follow:
+                    raise
+                hint(f"thornback: {error} so far")
+                wanted = wanted._replace(tool=about)
         if request is not None and request.startswith("err_"):
             # The request behind an error has more to say than the error.
             lines = (line for line in self._look(wanted) if wanted.has(line.text))

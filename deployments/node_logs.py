@@ -21,6 +21,7 @@ from thornback.deployments.log_files import Ask, Found, read_logs
 
 NODE_TIMEOUT_S = 30.0
 """For a machine to start a worker, where none is idle, and read."""
+FILES_PERIOD_S = 0.3
 HERE = ""
 """Stands for this machine among nodes."""
 
@@ -31,6 +32,10 @@ Tell = Callable[[str], None]
 
 class Logs(Protocol):
     """Where the lines of some nodes come from."""
+
+    @property
+    def period_s(self) -> float:
+        """Seconds between two looks of who follows."""
 
     def look(self, ask: Ask, positions: Positions | None = None) -> dict[str, Found]:
         """What each node has; `positions`, as `read_logs` takes them, for what came since."""
@@ -59,8 +64,8 @@ def logs_of(cluster: ClusterFile, tell: Tell) -> Iterator[Logs]:
     if folder is not None and not others:
         yield _Together(folder, None)
         return
-    with _joined(cluster, tell) as elsewhere:
-        yield _Together(folder, None if elsewhere is None else RayNodes(here, tell))
+    with _joined(cluster, tell) as is_driver:
+        yield _Together(folder, RayNodes(here, tell) if is_driver else None)
 
 
 def logs_folder(cluster: ClusterFile) -> Path | None:
@@ -85,6 +90,10 @@ class _Together:
         self._folder = folder
         self._others = others
 
+    @property
+    def period_s(self) -> float:
+        return FILES_PERIOD_S if self._others is None else self._others.period_s
+
     def look(self, ask: Ask, positions: Positions | None = None) -> dict[str, Found]:
         found = {}
         if self._folder is not None:
@@ -99,8 +108,8 @@ class _Together:
 
 
 @contextmanager
-def _joined(cluster: ClusterFile, tell: Tell) -> Iterator[bool | None]:
-    """This process as a driver; None where it cannot be one and this machine's files will do."""
+def _joined(cluster: ClusterFile, tell: Tell) -> Iterator[bool]:
+    """Be a driver; False where that cannot be, and this machine's files will do."""
     # Not at the top: it brings Ray, which takes seconds, and one machine needs none of it.
     from thornback.deployments.ray_driver import join, leave
 
@@ -110,7 +119,7 @@ def _joined(cluster: ClusterFile, tell: Tell) -> Iterator[bool | None]:
         if logs_folder(cluster) is None:
             raise
         tell(f"only logs of this machine are searched: {error}")
-        yield None
+        yield False
         return
     try:
         yield True
@@ -120,6 +129,8 @@ def _joined(cluster: ClusterFile, tell: Tell) -> Iterator[bool | None]:
 
 class RayNodes:
     """Every living node of the Ray that this process has joined, but this machine's."""
+
+    period_s = 1.0
 
     def __init__(self, here: str | None, tell: Tell) -> None:
         """

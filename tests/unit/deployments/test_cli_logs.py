@@ -242,6 +242,18 @@ def test_following_a_request_shows_what_is_said_of_it_later(
     assert (code, lines) == (130, ["gateway  greet  ok  0 ms  r3", "thornback: interrupted"])
 
 
+def test_a_tool_that_nobody_has_called_can_be_followed(
+    spoken: ClusterFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_logs.time, "sleep", interrupted)
+    code, lines = logs("new", "-f")
+    assert (code, len(lines)) == (130, 2)
+    assert lines[0].endswith("no call of a tool of that name is in its logs so far")
+
+
 def test_json_says_where_each_line_stands(spoken: ClusterFile) -> None:
     done = CliRunner().invoke(app, ["logs", "gateway", "-n", "1", "--json"])
     said = json.loads(done.output)
@@ -252,6 +264,8 @@ def test_json_says_where_each_line_stands(spoken: ClusterFile) -> None:
 
 class Machines:
     """Stands for what Ray's nodes answer: each reads a folder of its own."""
+
+    period_s = 0.0
 
     def __init__(self, **folders: Path) -> None:
         self._folders = folders
