@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from thornback.cluster.errors import ClusterNotRunning
-from thornback.deployments.cli_output import JsonOption, print_table
+from thornback.deployments.cli_output import JsonOption, hint, print_table
 from thornback.deployments.cli_target import NameOption, cluster_here
 
 if TYPE_CHECKING:
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 TOOL_COLUMNS = ("tool", "calls/s", "p50 ms", "p99 ms", "running", "queued", "errors/s")
 POOL_COLUMNS = ("pool", "replicas", "states")
+LEFT_COLUMNS = ("tool", "pool", "states")
 END_TIMEOUT_S = 5.0
+LEAST_TOOLS = 3
+LINES_AROUND = 10
+"""Of a terminal: headline, problems, heads of tables."""
 LEAST_WINDOW_S = 0.9
 """Of what is shown once."""
 
@@ -51,7 +55,7 @@ def top(
     with (
         contextlib.suppress(KeyboardInterrupt),
         _feed_of(cluster) as lines,
-        _drawing(as_json) as (draw),
+        _drawing(cluster.name, as_json) as draw,
     ):
         for snapshot in _snapshots(lines, cluster.name):
             if once and snapshot.gateways and snapshot.window_s < LEAST_WINDOW_S:
@@ -94,28 +98,36 @@ def _feed_of(cluster: ClusterFile) -> Iterator[Iterator[str]]:
     ):
         try:
             assert process.stdout is not None
-            yield _lines_of(process.stdout)
+            yield _lines_of(process.stdout, said)
         finally:
             process.kill()
             process.wait(END_TIMEOUT_S)
 
 
-def _lines_of(output: IO[str]) -> Iterator[str]:
+def _lines_of(output: IO[str], said: IO[bytes]) -> Iterator[str]:
     yield from output
+    said.seek(0)
+    if last := said.read().decode("utf-8", "replace").strip().rpartition("\n")[2]:
+        hint(last)
 
 
 @contextmanager
-def _drawing(as_json: bool) -> Iterator[Draw]:
+def _drawing(cluster: str, as_json: bool) -> Iterator[Draw]:
     if as_json:
         yield lambda snapshot: typer.echo(json.dumps(_plain(snapshot)))
     elif not sys.stdout.isatty():
         yield _print_plainly
     else:
         from rich.live import Live
+        from rich.text import Text
 
         # On the other screen: what was on the terminal before is there again afterwards.
-        with Live(screen=True, auto_refresh=False) as live:
-            yield lambda snapshot: live.update(picture(snapshot), refresh=True)
+        with Live(Text(f"asking {cluster}"), screen=True, auto_refresh=False) as live:
+
+            def draw(snapshot: Snapshot) -> None:
+                live.update(picture(snapshot, live.console.height), refresh=True)
+
+            yield draw
 
 
 def _plain(snapshot: Snapshot) -> Any:
@@ -131,23 +143,23 @@ def _print_plainly(snapshot: Snapshot) -> None:
     typer.echo("")
 
 
-def picture(snapshot: Snapshot) -> Any:
-    """What a terminal shows."""
+def picture(snapshot: Snapshot, height: int) -> Any:
+    """What a terminal of so many lines shows: of many tools the busiest."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    room = max(LEAST_TOOLS, height - len(snapshot.pools) - LINES_AROUND)
     tables = []
     for columns, rows in (
-        (TOOL_COLUMNS, tool_cells(snapshot)),
+        (TOOL_COLUMNS, tool_cells(snapshot)[:room]),
         (POOL_COLUMNS, pool_cells(snapshot)),
     ):
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for column in columns:
-            table.add_column(
-                column, justify="left" if column in ("tool", "pool", "states") else ("right")
-            )
+            justify: Any = "left" if column in LEFT_COLUMNS else "right"
+            table.add_column(column, justify=justify)
         for row in rows:
             table.add_row(*map(Text, row))
         tables.append(table)

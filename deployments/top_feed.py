@@ -19,7 +19,7 @@ import msgspec
 from thornback.cluster.config import GATEWAY_APP
 from thornback.cluster.errors import LaunchError
 from thornback.deployments.cluster_file import ClusterFile, read_cluster_file
-from thornback.deployments.dashboard import serve_now
+from thornback.deployments.dashboard import Dashboard
 from thornback.deployments.lean_serve import import_serve
 from thornback.deployments.live_numbers import (
     GatewaySums,
@@ -33,7 +33,8 @@ from thornback.deployments.ray_process import answers, half_dead
 from thornback.deployments.serve_config import GATEWAY_DEPLOYMENT
 
 PERIOD_S = 1.0
-GATEWAY_TIMEOUT_S = 2.0
+TIMEOUT_S = 2.0
+"""For gateways and dashboard to answer: `top` shows what there is."""
 PROBLEM_CHARS = 200
 
 
@@ -53,7 +54,9 @@ class Feed:
     def __init__(self, cluster: ClusterFile) -> None:
         self._cluster = cluster
         self._window = Window()
-        self._application = f"{cluster.namespace}.{GATEWAY_APP}"
+        self._dashboard = Dashboard(cluster.dashboard_url, cluster.token, timeout_s=TIMEOUT_S)
+        self._handle: Any = None
+        """Of the gateways; None: it must be made."""
 
     def look(self) -> Snapshot:
         """What there is to see now."""
@@ -62,7 +65,7 @@ class Feed:
         self._window.add(time.monotonic(), gateways)
         details: dict[str, Any] = {}
         try:
-            details = serve_now(self._cluster.dashboard_url, self._cluster.token)
+            details = self._dashboard.serve_details()
         except LaunchError as error:
             problems.append(str(error))
         return Snapshot(
@@ -77,10 +80,14 @@ class Feed:
 
     def _ask_gateways(self, problems: list[str]) -> list[GatewaySums]:
         try:
-            handle = import_serve().get_deployment_handle(GATEWAY_DEPLOYMENT, self._application)
-            response = handle.broadcast("numbers")
-            found = response.results(timeout_s=GATEWAY_TIMEOUT_S, return_exceptions=True)
+            if self._handle is None:
+                application = f"{self._cluster.namespace}.{GATEWAY_APP}"
+                serve = import_serve()
+                self._handle = serve.get_deployment_handle(GATEWAY_DEPLOYMENT, application)
+            response = self._handle.broadcast("numbers")
+            found = response.results(timeout_s=TIMEOUT_S, return_exceptions=True)
         except Exception as error:  # Ray and Serve raise what they like of what is not there
+            self._handle = None
             problems.append(f"no gateway answers: {type(error).__name__}"[:PROBLEM_CHARS])
             return []
         answered = [answer for answer in found if isinstance(answer, bytes)]

@@ -109,12 +109,24 @@ def test_ctrl_c_is_how_one_leaves(top: Top) -> None:
     assert (code, len(output.splitlines())) == (0, 1)
 
 
+def drawn(snapshot: Snapshot, height: int) -> str:
+    file = io.StringIO()
+    Console(file=file, width=100, force_terminal=True).print(picture(snapshot, height))
+    return file.getvalue()
+
+
 def test_a_terminal_shows_tools_and_pools_as_tables() -> None:
-    console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    console.print(picture(LATER))
-    assert isinstance(console.file, io.StringIO)
-    shown = console.file.getvalue()
+    shown = drawn(LATER, 30)
     assert all(word in shown for word in ("sql_query@1.2.0", "40.5", "1/3", "2 STARTING", "p99 ms"))
+
+
+def test_of_more_tools_than_fit_the_busiest_are_shown() -> None:
+    row = LATER.tools[0]
+    many = [msgspec.structs.replace(row, tool=f"tool_{n}") for n in range(100)]
+    lines = drawn(msgspec.structs.replace(LATER, tools=many), 30).splitlines()
+    assert len(lines) <= 30
+    assert any("tool_0@" in line for line in lines)
+    assert any("1/3" in line for line in lines)
 
 
 def test_a_feed_ends_with_its_cluster(lab: ClusterFile, monkeypatch: pytest.MonkeyPatch) -> None:
