@@ -146,8 +146,8 @@ def mark_output() -> None:
     handler.setFormatter(JsonLines())
     logging.getLogger().addHandler(handler)
     logging.getLogger("thornback").setLevel(logging.INFO)
-    sys.stdout = MarkedStream("stdout", sys.stdout)  # type: ignore[assignment]
-    sys.stderr = MarkedStream("stderr", sys.stderr)  # type: ignore[assignment]
+    sys.stdout = MarkedStream("stdout", sys.stdout)
+    sys.stderr = MarkedStream("stderr", sys.stderr)
 
 
 def _last_written(line: str) -> str:
