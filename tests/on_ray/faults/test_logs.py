@@ -70,6 +70,11 @@ def test_the_traceback_behind_an_error_id_is_found_with_the_call(hurt: HurtClust
     assert bug["traceback"].endswith("RuntimeError: of no importance")
 
 
+def test_an_id_that_no_header_may_hold_is_replaced(hurt: HurtCluster) -> None:
+    for answer in ask(hurt, "caf\xe9", "talk", topic="names"):
+        assert (answer.status, answer.headers["x-request-id"][:4]) == (200, "req_")
+
+
 def test_nothing_found_is_said_with_what_was_searched(hurt: HurtCluster) -> None:
     done = hurt.thornback("logs", "--request", "req_of_nobody")
     assert done.returncode == 1

@@ -55,13 +55,19 @@ async def test_the_response_names_its_request() -> None:
 
 
 @pytest.mark.anyio
-async def test_ray_serve_adds_no_id_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chosen", [None, b"mine-1", b"\xff"])
+async def test_ray_serve_takes_our_id_and_adds_none_of_its_own(
+    chosen: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "RAY_SERVE_ENABLE_HA_PROXY", True)
     middleware = http_util.RequestIdMiddleware
     monkeypatch.setattr(middleware, "__call__", middleware.__call__)
     assert keep_serve_from_telling()
 
+    seen: list[bytes] = []
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(value for name, value in scope["headers"] if name == b"x-request-id")
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     sent: list[dict[str, Any]] = []
@@ -70,8 +76,11 @@ async def test_ray_serve_adds_no_id_of_its_own(monkeypatch: pytest.MonkeyPatch) 
         sent.append(message)
 
     nothing: Any = None
-    await middleware(app)({"type": "http", "headers": []}, nothing, send)
+    headers = [] if chosen is None else [(b"x-request-id", chosen)] * 2
+    await middleware(app)({"type": "http", "headers": headers}, nothing, send)
     assert sent[0]["headers"] == []
+    (named,) = seen
+    assert named == chosen if chosen == b"mine-1" else named.startswith(b"req_")
 
 
 def test_behind_serves_own_proxy_the_proxy_names_requests(monkeypatch: pytest.MonkeyPatch) -> None:
