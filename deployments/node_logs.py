@@ -16,12 +16,13 @@ import msgspec
 
 from thornback.cluster.errors import LaunchError
 from thornback.deployments.cluster_file import ClusterFile
-from thornback.deployments.dashboard import serve_now
 from thornback.deployments.log_files import Ask, Found, read_logs
 
 NODE_TIMEOUT_S = 30.0
 """For a machine to start a worker, where none is idle, and read."""
 FILES_PERIOD_S = 0.3
+HEAD = "node:__internal_head__"
+"""A resource that Ray gives its head."""
 HERE = ""
 """Stands for this machine among nodes."""
 
@@ -49,38 +50,19 @@ def logs_of(cluster: ClusterFile, tell: Tell) -> Iterator[Logs]:
         tell: Told of each node that cannot be asked, once.
 
     Raises:
-        LaunchError: if nothing of it is on this machine, and Ray cannot be asked.
+        LaunchError: if Ray cannot be asked, and nothing of it is known to be on this machine.
     """
     folder = logs_folder(cluster)
-    try:
-        details = serve_now(cluster.dashboard_url, cluster.token)
-    except LaunchError as error:
-        if folder is None:
-            raise
-        tell(f"only logs of this machine are searched: {error}")
-        details = {}
-    here = details.get("controller_info", {}).get("node_id") if folder is not None else None
-    others = nodes_of(details) - {here}
-    if folder is not None and not others:
+    if folder is not None and cluster.one_machine:
         yield _Together(folder, None)
         return
     with _joined(cluster, tell) as is_driver:
-        yield _Together(folder, RayNodes(here, tell) if is_driver else None)
+        yield _Together(folder, RayNodes(tell, but_head=folder is not None) if is_driver else None)
 
 
 def logs_folder(cluster: ClusterFile) -> Path | None:
     """Where Ray keeps logs on this machine; None: `up` did not start that Ray, and cannot know."""
     return None if cluster.temp_dir is None else Path(cluster.temp_dir, "session_latest", "logs")
-
-
-def nodes_of(details: Mapping[str, Any]) -> set[str]:
-    """Ids of the nodes on which Serve runs anything, as its dashboard says."""
-    found = set(details.get("proxies", {}))
-    found.add(details.get("controller_info", {}).get("node_id"))
-    for application in details.get("applications", {}).values():
-        for deployment in application.get("deployments", {}).values():
-            found |= {replica.get("node_id") for replica in deployment.get("replicas", [])}
-    return found - {None}
 
 
 class _Together:
@@ -128,18 +110,18 @@ def _joined(cluster: ClusterFile, tell: Tell) -> Iterator[bool]:
 
 
 class RayNodes:
-    """Every living node of the Ray that this process has joined, but this machine's."""
+    """Every living node of the Ray that this process has joined."""
 
     period_s = 1.0
 
-    def __init__(self, here: str | None, tell: Tell) -> None:
+    def __init__(self, tell: Tell, *, but_head: bool) -> None:
         """
         Args:
-            here: Node whose files are read without Ray; None: there is none.
+            but_head: Whether the head's files are read without Ray, because it is this machine.
         """
         import ray
 
-        self._here = here
+        self._but_head = but_head
         self._tell = tell
         self._task = ray.remote(num_cpus=0, max_retries=0)(_read_there)
         self._silent: set[str] = set()
@@ -147,9 +129,9 @@ class RayNodes:
     def look(self, ask: Ask, positions: Positions | None = None) -> dict[str, Found]:
         import ray
 
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        alive = {node["NodeID"] for node in nodes if node["Alive"]} - {self._here}
-        asked = {self._send(node, ask, positions): node for node in sorted(alive)}
+        known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = [node["NodeID"] for node in known if self._is_asked(node)]
+        asked = {self._send(node, ask, positions): node for node in nodes}
         if not asked:
             return {}
         done, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_TIMEOUT_S)
@@ -163,6 +145,9 @@ class RayNodes:
             ray.cancel(answer, force=True)
             self._say_silent(asked[answer], f"no answer within {NODE_TIMEOUT_S:g} s")
         return found
+
+    def _is_asked(self, node: Mapping[str, Any]) -> bool:
+        return node["Alive"] and not (self._but_head and HEAD in node["Resources"])
 
     def _send(self, node: str, ask: Ask, positions: Positions | None) -> Any:
         """Have a node read; gives the reference of its answer."""

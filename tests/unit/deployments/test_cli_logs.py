@@ -3,20 +3,18 @@ import json
 import re
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from thornback.cluster.errors import LaunchError
 from thornback.deployments import cli_logs, log_files, node_logs
 from thornback.deployments.cli import app
 from thornback.deployments.cli_logs import is_of_serve
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.import_reports import forget_others, keep_report, report_files
 from thornback.deployments.log_files import Ask, Found, lines_of, read_logs
-from thornback.deployments.node_logs import Positions, nodes_of
+from thornback.deployments.node_logs import Positions
 
 NAMESPACE = "thornback.lab"
 
@@ -107,9 +105,6 @@ def test_news_of_serve_are_told_from_what_tools_say() -> None:
     assert not is_of_serve("INFO mine -- printed by a tool")
 
 
-ONE_NODE = {"controller_info": {"node_id": "head"}, "proxies": {"head": {}}}
-
-
 @pytest.fixture
 def lab(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClusterFile:
     """The cluster that the command finds, with the files of `folder` where Ray has them."""
@@ -124,11 +119,11 @@ def lab(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluste
         dashboard_url="http://127.0.0.1:1",
         namespace=NAMESPACE,
         state_dir=str(tmp_path),
+        one_machine=True,
         temp_dir=str(tmp_path),
         applications=[f"{NAMESPACE}.idle"],
     )
     monkeypatch.setattr(cli_logs, "cluster_here", lambda name: cluster)
-    monkeypatch.setattr(node_logs, "serve_now", lambda url, token: ONE_NODE)
     return cluster
 
 
@@ -295,23 +290,14 @@ def test_a_request_is_found_on_whichever_machine(
     assert {(line["pool"], line["node"]) for line in said} == {("gateway", "here"), ("text", "far")}
 
 
-def test_machines_are_known_from_what_serve_runs_where() -> None:
-    replica = {"replicas": [{"node_id": "b"}, {"node_id": None}]}
-    details = {**ONE_NODE, "applications": {"x": {"deployments": {"ToolHost": replica}}}}
-    assert nodes_of(details) == {"head", "b"}
-    assert nodes_of({}) == set()
-
-
-def test_without_the_dashboard_this_machines_logs_are_shown_and_it_is_said(
+def test_where_other_machines_cannot_be_asked_this_ones_logs_are_shown_and_it_is_said(
     lab: ClusterFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(url: str, token: str | None) -> NoReturn:
-        raise LaunchError("the dashboard does not answer")
-
-    monkeypatch.setattr(node_logs, "serve_now", refuse)
+    several = msgspec.structs.replace(lab, one_machine=False)
+    monkeypatch.setattr(cli_logs, "cluster_here", lambda name: several)
     code, lines = logs("sql", "-n", "1")
     assert code == 0
-    assert "only logs of this machine are searched: the dashboard does not answer" in lines
+    assert "only logs of this machine are searched: no Ray answers at 127.0.0.1:1" in lines
     assert "sql  printed by sql" in lines
 
 
