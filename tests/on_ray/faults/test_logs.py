@@ -78,4 +78,5 @@ def test_an_id_that_no_header_may_hold_is_replaced(hurt: HurtCluster) -> None:
 def test_nothing_found_is_said_with_what_was_searched(hurt: HurtCluster) -> None:
     done = hurt.thornback("logs", "--request", "req_of_nobody")
     assert done.returncode == 1
+    assert hurt.file.one_machine, "Ray need not be asked"
     assert re.search(r"searched \d+ files of .*effects, gateway.* on 1 machine", done.stderr)
