@@ -8,6 +8,7 @@ by `log_lines.py`.
 
 from __future__ import annotations
 
+import builtins
 import logging
 import sys
 import time
@@ -134,6 +135,20 @@ class MarkedStream:
         line = LogRecord(time.time(), "info", self._name, text[:MAX_MESSAGE_CHARS])
         _name_calls(line, saying.calls)
         return _line(line)
+
+
+def take_back_output() -> None:
+    """Have this process print to its own output again, where Ray Serve has changed that.
+
+    On a Ray that others started in throughput mode it takes what is printed into a log of its own,
+    which it writes a thousand lines late.
+    """
+    from ray.serve._private import logging_utils
+
+    for name in ("stdout", "stderr"):
+        if isinstance(stream := getattr(sys, name), logging_utils.StreamToLogger):
+            setattr(sys, name, stream._original_object)
+    builtins.print = logging_utils.buildin_print
 
 
 def mark_output() -> None:

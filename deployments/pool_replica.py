@@ -13,7 +13,7 @@ from typing import Any
 from ray import serve
 
 from thornback.deployments.autoscaling import autoscaling_stats
-from thornback.deployments.log_records import mark_output
+from thornback.deployments.log_records import mark_output, take_back_output
 from thornback.deployments.tool_host import ToolHost
 
 
@@ -21,6 +21,7 @@ class PoolReplica(ToolHost):
     """The deployment of a pool."""
 
     def __init__(self, cluster: str, pool: str, modules: list[str]) -> None:
+        take_back_output()
         mark_output()
         super().__init__(cluster, pool, modules)
 

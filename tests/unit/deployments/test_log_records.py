@@ -1,4 +1,5 @@
 import asyncio
+import builtins
 import io
 import json
 import logging
@@ -9,6 +10,7 @@ from contextvars import copy_context
 from typing import Any
 
 import pytest
+from ray.serve._private.logging_utils import StreamToLogger, redirected_print
 
 from thornback.deployments.batcher import Batcher
 from thornback.deployments.log_records import (
@@ -17,6 +19,7 @@ from thornback.deployments.log_records import (
     JsonLines,
     Saying,
     mark_output,
+    take_back_output,
 )
 from thornback.tools.context import ToolContext
 from thornback.tools.definition import Batch, tool, tool_of
@@ -243,6 +246,17 @@ def test_a_tool_cannot_speak_for_another_call() -> None:
 
     host = heard(lambda: within([context("req_1")], pretend))
     assert [line["request_id"] for line in host.logged] == ["req_1"]
+
+
+def test_what_serve_takes_into_a_log_of_its_own_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, taken = io.StringIO(), logging.getLogger("a log of Serve's own")
+    monkeypatch.setattr(sys, "stdout", StreamToLogger(taken, logging.INFO, real))
+    monkeypatch.setattr(builtins, "print", redirected_print)
+    take_back_output()
+    print("mine")
+    assert real.getvalue() == "mine\n"
 
 
 def test_streams_are_still_streams() -> None:
