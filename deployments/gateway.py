@@ -30,6 +30,7 @@ from thornback.deployments.draining import when_drained
 from thornback.deployments.exchange import Exchange
 from thornback.deployments.hot_path import HotPath
 from thornback.deployments.http_edge import Neighbours, Receive, Scope, drain
+from thornback.deployments.ingress import Ingress
 from thornback.deployments.listen import Listening
 from thornback.deployments.lists import Lists
 from thornback.deployments.mcp_endpoint import (
@@ -221,7 +222,7 @@ class Gateway:
         self._exporting = asyncio.get_running_loop().create_task(
             telemetry.keep_exporting(), context=contextvars.Context()
         )
-        return assemble(
+        app = assemble(
             self._config,
             anonymous=self._anonymous,
             audience=self._cluster,
@@ -239,6 +240,8 @@ class Gateway:
             observe=telemetry.observe,
             clock=self._clock,
         )
+        Ingress.gateway = app
+        return app
 
     async def cancel(self, keys: Sequence[Key]) -> int:
         """Cancel what runs here of these calls; how many did."""
