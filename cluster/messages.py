@@ -195,6 +195,8 @@ class HostState(msgspec.Struct, frozen=True, array_like=True):
     """Slots in use: calls of all gateways, and threads that outlived theirs."""
     age_s: float = math.inf
     """Seconds since it began; infinity: an older host does not say."""
+    line: str = ""
+    """Path of a socket on its machine that takes its messages (`local_line`); empty: none."""
 
 
 class Replies(msgspec.Struct, frozen=True, array_like=True):

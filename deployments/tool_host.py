@@ -53,6 +53,8 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
 
     replica_id: str
     node_id: str
+    line: str = ""
+    """As in `HostState`."""
 
 
 class ToolHost:
@@ -206,6 +208,7 @@ class ToolHost:
             book.free_for(gateway),
             book.in_use,
             self._clock.monotonic() - self._began_s,
+            here.line,
         )
 
     def _counted(self) -> CallBook:
