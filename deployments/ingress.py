@@ -38,11 +38,12 @@ class Ingress:
         """
         self._serve = app
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway = Ingress.gateway
         if gateway is None or scope["path"].startswith(SERVES_PATHS):
-            return self._serve(scope, receive, send)
-        return gateway(scope, receive, send)
+            await self._serve(scope, receive, send)
+        else:
+            await gateway(scope, receive, send)
 
 
 def middlewares() -> list[Any]:

@@ -1,4 +1,5 @@
 import asyncio
+import inspect
 from importlib import import_module
 from typing import Any
 
@@ -46,6 +47,10 @@ def test_the_paths_of_serve_stay_its_own(gateway: list[str]) -> None:
 def test_a_process_without_a_gateway_is_serves() -> None:
     assert Ingress.gateway is None
     assert asked("/mcp") == ["Serve"]
+
+
+def test_the_server_takes_it_for_asgi() -> None:
+    assert inspect.iscoroutinefunction(Ingress.__call__)  # by which uvicorn tells
 
 
 def test_serve_is_told_where_to_ask() -> None:
