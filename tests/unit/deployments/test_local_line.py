@@ -1,7 +1,6 @@
 """A line between two ends of one process: real sockets, no clock."""
 
 import asyncio
-import functools
 import os
 import stat
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from thornback.deployments.local_line import (
     HEAD,
@@ -22,12 +22,16 @@ from thornback.deployments.local_line import (
 )
 
 
-def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """A test that runs on a loop of its own, and not for ever."""
+Run = Callable[[Coroutine[Any, Any, None]], None]
 
-    @functools.wraps(test)
-    def run(**fixtures: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(**fixtures), 20))
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a scenario, and not for ever, on Python's loop and on that of replicas."""
+
+    def run(scenario: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(asyncio.wait_for(scenario, 20))
 
     return run
 
@@ -71,131 +75,151 @@ async def words(line: Line, message: bytes) -> list[bytes]:
     return [word async for word in line.send(message)]
 
 
-@on_a_loop
-async def test_answers_to_many_sends_come_back_each_to_its_own(tmp_path: Path) -> None:
-    echo = Echo()
-    server, line = await connected(tmp_path, echo)
-    slow = asyncio.ensure_future(words(line, b"one wait two"))
-    await echo.waiting.wait()
-    assert await words(line, b"three four") == [b"three", b"four"]
-    assert await words(line, b"") == []
-    echo.go.set()
-    assert await slow == [b"one", b"wait", b"two"]
-    await ended(server, line)
+def test_answers_to_many_sends_come_back_each_to_its_own(tmp_path: Path, run: Run) -> None:
+    async def scenario() -> None:
+        echo = Echo()
+        server, line = await connected(tmp_path, echo)
+        slow = asyncio.ensure_future(words(line, b"one wait two"))
+        await echo.waiting.wait()
+        assert await words(line, b"three four") == [b"three", b"four"]
+        assert await words(line, b"") == []
+        echo.go.set()
+        assert await slow == [b"one", b"wait", b"two"]
+        await ended(server, line)
+
+    run(scenario())
 
 
-@on_a_loop
-async def test_a_message_may_be_large(tmp_path: Path) -> None:
-    server, line = await connected(tmp_path, Echo())
-    large = b"x" * 3_000_000
-    assert await words(line, large) == [large]
-    await ended(server, line)
+def test_a_message_may_be_large(tmp_path: Path, run: Run) -> None:
+    async def scenario() -> None:
+        server, line = await connected(tmp_path, Echo())
+        large = b"x" * 3_000_000
+        assert await words(line, large) == [large]
+        await ended(server, line)
+
+    run(scenario())
 
 
-@on_a_loop
-async def test_who_waits_no_more_has_the_work_ended(tmp_path: Path) -> None:
-    echo = Echo()
-    server, line = await connected(tmp_path, echo)
-    stream = line.send(b"wait")
-    await echo.waiting.wait()
-    stream.cancel()
-    assert [word async for word in stream] == []
-    assert await words(line, b"next") == [b"next"]
-    assert echo.closed == [b"wait", b"next"]
-    await ended(server, line)
+def test_who_waits_no_more_has_the_work_ended(tmp_path: Path, run: Run) -> None:
+    async def scenario() -> None:
+        echo = Echo()
+        server, line = await connected(tmp_path, echo)
+        stream = line.send(b"wait")
+        await echo.waiting.wait()
+        stream.cancel()
+        assert [word async for word in stream] == []
+        assert await words(line, b"next") == [b"next"]
+        assert echo.closed == [b"wait", b"next"]
+        await ended(server, line)
+
+    run(scenario())
 
 
-@on_a_loop
-async def test_a_send_that_fails_ends_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_send_that_fails_ends_alone(
+    tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server, line = await connected(tmp_path, Echo())
-    with pytest.raises(LineLost):
-        await words(line, b"one fail")
-    assert await words(line, b"two") == [b"two"]
-    assert "a bug" in caplog.text
-    await ended(server, line)
+    async def scenario() -> None:
+        server, line = await connected(tmp_path, Echo())
+        with pytest.raises(LineLost):
+            await words(line, b"one fail")
+        assert await words(line, b"two") == [b"two"]
+        assert "a bug" in caplog.text
+        await ended(server, line)
+
+    run(scenario())
 
 
-@on_a_loop
-async def test_a_gateway_that_is_gone_has_its_work_ended(tmp_path: Path) -> None:
-    echo = Echo()
-    server, line = await connected(tmp_path, echo)
-    stream = line.send(b"wait")
-    await echo.waiting.wait()
-    line.close()
-    with pytest.raises(LineLost):
-        await anext(stream)
-    await server.drain()
-    assert echo.closed == [b"wait"]
+def test_a_gateway_that_is_gone_has_its_work_ended(tmp_path: Path, run: Run) -> None:
+    async def scenario() -> None:
+        echo = Echo()
+        server, line = await connected(tmp_path, echo)
+        stream = line.send(b"wait")
+        await echo.waiting.wait()
+        line.close()
+        with pytest.raises(LineLost):
+            await anext(stream)
+        await server.drain()
+        assert echo.closed == [b"wait"]
+
+    run(scenario())
 
 
-@on_a_loop
-async def test_a_replica_that_is_gone_loses_what_it_had(tmp_path: Path) -> None:
-    echo = Echo()
-    server, line = await connected(tmp_path, echo)
-    stream = line.send(b"wait")
-    await echo.waiting.wait()
-    for end in server.lines:
-        end.close()
-    with pytest.raises(LineLost):
-        await anext(stream)
-    assert not line.is_open
-    await server.drain()
+def test_a_replica_that_is_gone_loses_what_it_had(tmp_path: Path, run: Run) -> None:
+    async def scenario() -> None:
+        echo = Echo()
+        server, line = await connected(tmp_path, echo)
+        stream = line.send(b"wait")
+        await echo.waiting.wait()
+        for end in server.lines:
+            end.close()
+        with pytest.raises(LineLost):
+            await anext(stream)
+        assert not line.is_open
+        await server.drain()
+
+    run(scenario())
 
 
-@on_a_loop
-async def test_a_replica_that_leaves_ends_what_it_has_and_refuses_the_rest(tmp_path: Path) -> None:
-    echo = Echo()
-    server, line = await connected(tmp_path, echo)
-    had = line.send(b"wait more")
-    await echo.waiting.wait()
-    leaving = asyncio.ensure_future(server.drain())
-    await asyncio.sleep(0)
-    assert line.is_open  # it has not heard of it yet
-    with pytest.raises(LineRefused):
-        await words(line, b"late")
-    assert not line.is_open
-    assert not leaving.done()
-    with pytest.raises(FileNotFoundError):
-        await Line.to(str(tmp_path / "s"))
-    echo.go.set()
-    assert [word async for word in had] == [b"wait", b"more"]
-    await leaving
-    assert echo.closed == [b"wait more"]
+def test_a_replica_that_leaves_ends_what_it_has_and_refuses_the_rest(
+    tmp_path: Path, run: Run
+) -> None:
+    async def scenario() -> None:
+        echo = Echo()
+        server, line = await connected(tmp_path, echo)
+        had = line.send(b"wait more")
+        await echo.waiting.wait()
+        leaving = asyncio.ensure_future(server.drain())
+        await asyncio.sleep(0)
+        assert line.is_open  # it has not heard of it yet
+        with pytest.raises(LineRefused):
+            await words(line, b"late")
+        assert not line.is_open
+        assert not leaving.done()
+        with pytest.raises(FileNotFoundError):
+            await Line.to(str(tmp_path / "s"))
+        echo.go.set()
+        assert [word async for word in had] == [b"wait", b"more"]
+        await leaving
+        assert echo.closed == [b"wait more"]
+
+    run(scenario())
 
 
-@on_a_loop
-async def test_nobody_else_may_open_the_socket(tmp_path: Path) -> None:
-    server, line = await connected(tmp_path, Echo())
-    assert stat.S_IMODE(os.stat(tmp_path / "s").st_mode) == 0o600
-    await ended(server, line)
-    assert not (tmp_path / "s").exists()
+def test_nobody_else_may_open_the_socket(tmp_path: Path, run: Run) -> None:
+    async def scenario() -> None:
+        server, line = await connected(tmp_path, Echo())
+        assert stat.S_IMODE(os.stat(tmp_path / "s").st_mode) == 0o600
+        await ended(server, line)
+        assert not (tmp_path / "s").exists()
+
+    run(scenario())
 
 
-@on_a_loop
-async def test_a_replica_waits_for_a_gateway_that_does_not_read(tmp_path: Path) -> None:
-    made = 0
+def test_a_replica_waits_for_a_gateway_that_does_not_read(tmp_path: Path, run: Run) -> None:
+    async def scenario() -> None:
+        made = 0
 
-    async def endless(_: bytes) -> AsyncGenerator[bytes, None]:
-        nonlocal made
-        while True:
-            made += 1
-            yield b"x" * 100_000
+        async def endless(_: bytes) -> AsyncGenerator[bytes, None]:
+            nonlocal made
+            while True:
+                made += 1
+                yield b"x" * 100_000
 
-    server = LineServer(endless)
-    await server.listen(tmp_path / "s")
-    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
-    writer.write(HEAD.pack(0, 1, Kind.SEND))
-    await reader.readexactly(1)
-    before = -1
-    while before != made:
-        before = made
-        for _ in range(50):
-            await asyncio.sleep(0)
-    assert made < 100
-    writer.close()
-    await server.drain()
+        server = LineServer(endless)
+        await server.listen(tmp_path / "s")
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(HEAD.pack(0, 1, Kind.SEND))
+        await reader.readexactly(1)
+        before = -1
+        while before != made:
+            before = made
+            for _ in range(50):
+                await asyncio.sleep(0)
+        assert made < 100
+        writer.close()
+        await server.drain()
+
+    run(scenario())
 
 
 def test_frames_are_found_however_the_bytes_come() -> None:
