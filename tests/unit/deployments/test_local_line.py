@@ -21,7 +21,6 @@ from thornback.deployments.local_line import (
     LineServer,
 )
 
-
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
