@@ -25,6 +25,7 @@ from thornback.deployments.call_book import CallBook
 from thornback.deployments.counted_threads import CountedThreads
 from thornback.deployments.outbox import Outbox
 from thornback.deployments.pool_tools import PoolTools
+from thornback.deployments.tracing import Tracing
 from thornback.tools.context import ToolContext
 from thornback.tools.definition import Tool
 from thornback.tools.runner import run
@@ -45,6 +46,7 @@ class Workplace(NamedTuple):
     """The slots, counted now."""
     freed: Callable[[], None]
     """Called when a call gives its slot back."""
+    tracing: Tracing
 
 
 class HostedCall:
@@ -98,7 +100,7 @@ class HostedCall:
         self._at.running[call.call_id] = self
         try:
             self._context = ToolContext.of(call, events)
-            outcome = await self._run(tool, self._context)
+            outcome = await self._traced(tool, self._context)
         finally:
             del self._at.running[call.call_id]
             self._at.book().done(self._gateway)
@@ -117,6 +119,15 @@ class HostedCall:
             return Refused(WIRE_VERSION, "pool.busy", [self._at.pool, "1"])
         self.in_thread = tool.batch is None and tool.kind in ("plain", "generator")
         return None
+
+    async def _traced(self, tool: Tool, context: ToolContext) -> Outcome:
+        spans = self._at.tracing.spans
+        if spans is None:
+            return await self._run(tool, context)
+        with spans.tool(self._call, self._at.pool) as span:
+            outcome = await self._run(tool, context)
+            span.came_to(outcome)
+            return outcome
 
     async def _run(self, tool: Tool, context: ToolContext) -> Outcome:
         call = self._call

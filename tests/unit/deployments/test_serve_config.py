@@ -134,7 +134,7 @@ def test_calls_are_counted_by_the_host_and_the_gateway_and_not_by_serve(
 ) -> None:
     counts = {"max_ongoing_requests": 7, "max_queued_requests": 12}
     deployment = deployment_of(config_of(tmp_path, **{where: counts}))
-    assert deployment["user_config"] == {"max_ongoing_requests": 7}
+    assert deployment["user_config"] == {"max_ongoing_requests": 7, "traces": ""}
     assert deployment["max_ongoing_requests"] >= 10_000
     assert deployment["max_queued_requests"] == -1
 
