@@ -10,12 +10,15 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from thornback.cluster.errors import CallCancelled, ToolBug, ToolTimeout
 from thornback.cluster.ids import new_id
 from thornback.cluster.messages import (
     ALONE,
     WIRE_VERSION,
     CallMessage,
+    Complete,
     Outcome,
     Refused,
     failed,
@@ -130,6 +133,15 @@ class HostedCall:
             return outcome
 
     async def _run(self, tool: Tool, context: ToolContext) -> Outcome:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        outcome = await self._outcome(tool, context)
+        if isinstance(outcome, Complete) and not outcome.run_s:
+            # What gave it up had not seen it begin.
+            return msgspec.structs.replace(outcome, run_s=loop.time() - began_s)
+        return outcome
+
+    async def _outcome(self, tool: Tool, context: ToolContext) -> Outcome:
         call = self._call
         try:
             async with asyncio.timeout(call.remaining_s):
