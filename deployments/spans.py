@@ -93,9 +93,14 @@ class Spans:
 
     def tool(self, call: CallMessage, pool: str) -> ToolSpan:
         """The span of a tool that runs for one call."""
+        context = _extracted(call.traceparent, call.tracestate)
+        attempt = trace.get_current_span(context)
+        at = attempt.get_span_context()
+        if at.is_valid and not at.trace_flags.sampled:
+            return ToolSpan(attempt)  # what the tool makes inside is not recorded either
         span = self._tracer.start_span(
             f"execute_tool {call.tool}",
-            context=_extracted(call.traceparent, call.tracestate),
+            context=context,
             attributes={
                 "gen_ai.operation.name": "execute_tool",
                 "gen_ai.tool.name": call.tool,
@@ -170,6 +175,8 @@ class CallSpan:
     def attempt(self, pool: str, number: int) -> AttemptSpan:
         """An attempt that begins now; the first began when the call came."""
         began_ns, self._began_ns = self._began_ns, None
+        if not self._span.is_recording():
+            return AttemptSpan(self._span)
         span = self._tracer.start_span(
             f"queue {pool}",
             context=trace.set_span_in_context(self._span, Context()),
@@ -184,10 +191,10 @@ class AttemptSpan(_Ended):
 
     def __init__(self, span: trace.Span) -> None:
         super().__init__(span)
-        carrier: dict[str, str] = {}
-        _w3c.inject(carrier, trace.set_span_in_context(span, Context()))
-        self.traceparent = carrier.get("traceparent")
-        self.tracestate = carrier.get("tracestate")
+        at = span.get_span_context()
+        # As the propagator writes it, in a fifth of its time.
+        self.traceparent = f"00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}"
+        self.tracestate = at.trace_state.to_header() if at.trace_state else None
         self._is_over = False
 
     def admitted(self, replica_id: str, *, cold: bool) -> None:
