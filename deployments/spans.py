@@ -34,10 +34,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.trace.span import TraceState
 from opentelemetry.util.types import Attributes
 
-from thornback.cluster.errors import ThornbackError
+from thornback.cluster.errors import BatchFailed, ThornbackError, ToolFailure
 from thornback.cluster.messages import CallMessage, Complete, InputNeeded, Outcome, Raised
 from thornback.cluster.protocol import rpc_error
 from thornback.deployments.tracing import Service
+from thornback.tools.batching import BatchBroken
 
 if TYPE_CHECKING:  # a host has neither
     from thornback.deployments.exchange import Exchange
@@ -47,6 +48,8 @@ MAX_TRACESTATE_CHARS = 512
 """What W3C asks to be passed on at least; longer ones are left out."""
 COMPLAINTS_S = 60.0
 """Least time between two lines about traces that could not be sent."""
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _w3c = TraceContextTextMapPropagator()
@@ -76,17 +79,17 @@ class Spans:
             start_time=began_ns,
         )
         exchange.span = CallSpan(self._tracer, span, began_ns)
-        with _Ended(span):
+        with _Ended(span) as ended:
             try:
                 result = await handler(exchange)
             except ThornbackError as error:
                 # MCP conventions: the number where JSON-RPC has an error.
                 number = str(rpc_error(error).number)
                 span.set_attribute("rpc.response.status_code", number)
-                _fail(span, number, error.code)
+                ended.fail(number, error.code)
                 raise
             if exchange.error:
-                _fail(span, "tool_error", exchange.error)
+                ended.fail("tool_error", exchange.error)
         return result
 
     # --- in a host --------------------------------------------------------------------------------
@@ -141,6 +144,22 @@ class _Ended:
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
+        self._has_failed = False
+
+    def fail(self, error_type: str, code: str | None = None) -> None:
+        """Mark the span as that of a failure; the first word on it stays.
+
+        Args:
+            error_type: A class of errors, of which there are few.
+            code: Ours, where that is another.
+        """
+        if self._has_failed:
+            return
+        self._has_failed = True
+        self._span.set_attribute("error.type", error_type)
+        if code is not None:
+            self._span.set_attribute("thornback.error.code", code)
+        self._span.set_status(StatusCode.ERROR)
 
     def __enter__(self) -> Self:
         return self
@@ -158,9 +177,11 @@ class _Ended:
             case asyncio.CancelledError() | GeneratorExit():
                 self._span.set_attribute("thornback.cancelled", True)
             case ThornbackError():
-                _fail(self._span, error.code)
+                self.fail(error.code)
+            case BatchBroken():
+                self.fail(BatchFailed.code)
             case _:
-                _fail(self._span, "internal")
+                self.fail("internal")
         self._span.end()
 
 
@@ -209,7 +230,7 @@ class AttemptSpan(_Ended):
     def refused(self, code: str) -> None:
         """A host did not take it."""
         if not self._is_over:
-            _fail(self._span, code)
+            self.fail(code)
 
     def __exit__(
         self,
@@ -238,11 +259,11 @@ class ToolSpan(_Ended):
                 if outcome.batch_size:
                     self._span.set_attribute("thornback.batch.size", outcome.batch_size)
                 if outcome.is_error:
-                    _fail(self._span, outcome.error_code or "tool.failed")
+                    self.fail(outcome.error_code or ToolFailure.code)
             case InputNeeded():
                 self._span.set_attribute("thornback.input_needed", True)
             case Raised():
-                _fail(self._span, str(outcome.rpc_code))
+                self.fail(str(outcome.rpc_code))
 
     def __exit__(
         self,
@@ -252,13 +273,6 @@ class ToolSpan(_Ended):
     ) -> None:
         contexts.detach(self._token)
         super().__exit__(kind, error, traceback)
-
-
-def _fail(span: trace.Span, error_type: str, code: str | None = None) -> None:
-    span.set_attribute("error.type", error_type)
-    if code is not None:
-        span.set_attribute("thornback.error.code", code)
-    span.set_status(StatusCode.ERROR)
 
 
 def _extracted(traceparent: Any, tracestate: Any) -> Context:
@@ -324,15 +338,15 @@ class AsItsCalls(Sampler):
 
 
 class _NowAndThen(logging.Filter):
-    """Lets a line pass, and then none for a minute."""
+    """Says in our log what an exporter complains of, once a minute."""
 
     _last_s = float("-inf")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.created - self._last_s < COMPLAINTS_S:
-            return False
-        self._last_s = record.created
-        return True
+        if record.created - self._last_s >= COMPLAINTS_S:
+            self._last_s = record.created
+            logger.warning("traces are not sent: %s", record.getMessage())
+        return False
 
 
 def provider_of(service: Service) -> TracerProvider:

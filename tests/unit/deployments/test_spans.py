@@ -300,6 +300,42 @@ def test_a_batch_is_traced_where_one_of_its_calls_is(traced: Traced) -> None:
     assert len([span for span in traced.spans if span.name == "batch together"]) == 1
 
 
+def test_a_batch_that_broke_is_told_from_the_runs_of_its_calls(traced: Traced) -> None:
+    @tool(read_only=True, batch=Batch(max_batch_size=2, batch_wait_timeout_s=PATIENCE_S))
+    def together(word: list[str]) -> list[str]:
+        """Say words, none of them alone."""
+        if len(word) > 1:
+            raise RuntimeError("hunter2")
+        return word
+
+    async def call(client: Client) -> None:
+        await asyncio.gather(
+            *(client.tool("together", {"word": "w"}, meta=client_of(n)) for n in (1, 2))
+        )
+
+    traced.run(call, together)
+    batches = [span for span in traced.spans if span.name == "batch together"]
+    broken, *alone = sorted(batches, key=lambda span: -len(span.links))
+    assert dict(broken.attributes or {})["error.type"] == "tool.batch_failed"
+    assert broken.status.status_code is StatusCode.ERROR
+    assert [span.status.status_code for span in alone] == [StatusCode.UNSET] * 2
+    runs = [span for span in traced.spans if span.name == "execute_tool together"]
+    assert [len(span.links) for span in runs] == [2, 2]
+    assert not any("hunter2" in span.to_json() for span in traced.spans)
+
+
+def test_an_attempt_that_no_host_took_says_why(traced: Traced) -> None:
+    async def call(client: Client) -> Answered:
+        await traced.pool.host.reconfigure({"max_ongoing_requests": 0})
+        return await client.tool("coroutine", meta=CLIENTS)
+
+    assert traced.run(call, coroutine).result["isError"]
+    *waits, server = [dict(span.attributes or {}) for span in traced.spans]
+    assert {told["error.type"] for told in waits} == {"pool.busy"}
+    assert server["error.type"] == "tool_error"
+    assert str(server["thornback.error.code"]).startswith("pool.")
+
+
 def test_each_attempt_waits_and_runs_in_spans_of_its_own(traced: Traced) -> None:
     async def call(client: Client) -> Answered:
         traced.pool.losses = 1
@@ -372,7 +408,9 @@ def test_a_tool_that_nobody_offers_gives_no_span_its_name(traced: Traced) -> Non
     assert traced.run(call, plain).error["code"] == -32602
     (span,) = traced.spans
     assert span.name == "tools/call"
-    assert dict(span.attributes or {})["rpc.response.status_code"] == "-32602"
+    told = dict(span.attributes or {})
+    assert told["error.type"] == told["rpc.response.status_code"] == "-32602"
+    assert told["thornback.error.code"] == "tool.unknown"
     assert span.status.status_code is StatusCode.ERROR
     assert "hunter2" not in span.to_json()
 
@@ -534,8 +572,9 @@ def test_a_collector_that_is_not_there_costs_one_line(
         an_empty_span(running)
         provider.force_flush()
     running.close()
-    lines = [record.getMessage() for record in caplog.records if "spans" in record.getMessage()]
-    assert len(lines) == 1
+    (line,) = [record for record in caplog.records if "span" in record.getMessage()]
+    assert line.name == "thornback.deployments.spans"
+    assert line.getMessage().startswith("traces are not sent: ")
     assert "hunter2" not in caplog.text
 
 
