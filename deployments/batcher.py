@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 from thornback.cluster.catalog import Batch
 from thornback.cluster.errors import ToolBug, ToolFailure
@@ -130,12 +131,17 @@ class _Invocation:
     ) -> None:
         self._calls = calls
         self._is_async = tool.kind == "async"
-        work = run_batch(tool, [(call.arguments, call.ctx) for call in calls], executor)
-        if tracing.spans is not None:
-            linked = [call.span for call in calls if call.span is not None]
-            work = tracing.spans.batch(tool.name, linked, work)
+
+        def work() -> Coroutine[Any, Any, list[Outcome]]:
+            return run_batch(tool, [(call.arguments, call.ctx) for call in calls], executor)
+
+        linked = [call.span for call in calls if call.span is not None]
+        spans = tracing.spans
         # In a context of its own: what the first call's request left in its must not be seen here.
-        self.task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self.task = asyncio.get_running_loop().create_task(
+            work() if spans is None else spans.batch(tool.name, linked, work),
+            context=contextvars.Context(),
+        )
         for call in calls:
             call.invocation = self
 

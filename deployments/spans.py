@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -120,9 +120,9 @@ class Spans:
         return trace.get_current_span()
 
     async def batch(
-        self, tool: str, calls: Sequence[trace.Span], work: Coroutine[Any, Any, _T]
+        self, tool: str, calls: Sequence[trace.Span], work: Callable[[], Awaitable[_T]]
     ) -> _T:
-        """Await one invocation of a batch tool inside of its span.
+        """Run one invocation of a batch tool inside of its span.
 
         Args:
             calls: The spans of the calls that it is for, as `current` had them in each.
@@ -136,7 +136,7 @@ class Spans:
         for call in calls:
             call.add_link(span.get_span_context())
         with ToolSpan(span):
-            return await work
+            return await work()
 
 
 class _Ended:

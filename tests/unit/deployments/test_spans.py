@@ -545,6 +545,25 @@ def test_what_is_on_its_way_leaves_before_a_process_ends(collector: Collector) -
 
 
 @pytest.mark.usefixtures("environment_restored")
+def test_a_host_learns_from_serve_where_traces_go_and_sends_them_before_it_ends(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans, "set_global", lambda _: None)
+    traced = Traced(monkeypatch, provider_of(SERVICE))
+    traced._tracing.spans = None
+    told = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.url}
+
+    async def call(client: Client) -> None:
+        config = {"max_ongoing_requests": 1, "traces": encoded(told)}
+        await traced.pool.host.reconfigure(config)
+        await client.tool("coroutine", meta=CLIENTS)
+
+    traced.run(call, coroutine)
+    (arrived,) = collector.named("execute_tool coroutine")
+    assert arrived.service == "thornback-here"
+
+
+@pytest.mark.usefixtures("environment_restored")
 def test_a_collector_that_hangs_holds_up_no_end(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
