@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -50,6 +51,7 @@ from thornback.deployments.seal import Seals
 from thornback.deployments.sessions import Sessions
 from thornback.deployments.telemetry import RaySink, Telemetry
 from thornback.deployments.tool_calls import ToolCalls
+from thornback.deployments.tracing import Service, Tracing
 from thornback.deployments.uploads import Uploads
 
 SERVER_NAME = "thornback"
@@ -122,8 +124,9 @@ def assemble(
     listening: Listening,
     running: RunningCalls,
     pass_on_cancel: PassOnCancel,
-    observe: Observe,
+    observe: Observe | None,
     clock: Clock,
+    tracing: Tracing | None = None,
     keep_alive_s: float = KEEP_ALIVE_S,
     with_hot_path: bool = True,
 ) -> GatewayApp:
@@ -135,6 +138,8 @@ def assemble(
         gateway: Name of this replica in the access log.
         with_hot_path: False: the SDK's kernel answers everything, to compare with.
         keys: The cluster's key ring; the first seals, all open.
+        observe: As for `RoutingEngine`.
+        tracing: None: nothing is traced.
     """
     seals = Seals(keys, audience)
     states = RequestStates(seals, clock)
@@ -142,7 +147,7 @@ def assemble(
     lists = Lists(seals, config.page_size, scope)
     reading = Reading(contents, states, scope)
     engine = RoutingEngine(lambda: catalogs.catalog, pools, clock, config.max_timeout_s, observe)
-    tool_calls = ToolCalls(engine, states)
+    call = (tracing or Tracing()).calls(ToolCalls(engine, states).call)
     kernel = Kernel(
         SERVER_NAME,
         version("thornback"),
@@ -158,7 +163,7 @@ def assemble(
             "completion/complete": reading.complete,
             "logging/setLevel": _accept,
         },
-        direct={"tools/list": lists.tools, "tools/call": tool_calls.call},
+        direct={"tools/list": lists.tools, "tools/call": call},
         public=anonymous,
     )
     neighbours = Neighbours(config.host, config.port, config.allowed_hosts, config.allowed_origins)
@@ -171,7 +176,7 @@ def assemble(
         running,
         pass_on_cancel,
         clock,
-        HotPath(kernel, call=tool_calls.call, list_tools=lists.tools) if with_hot_path else None,
+        HotPath(kernel, call=call, list_tools=lists.tools) if with_hot_path else None,
     )
     content_endpoint = ContentEndpoint(
         uploads, neighbours, catalogs, clock, anonymous=anonymous, gateway=gateway
@@ -188,16 +193,26 @@ async def _accept(_: Exchange) -> dict[str, Any]:
 class Gateway:
     """The ingress deployment: one of these in each replica."""
 
-    def __init__(self, cluster: str, anonymous: bool, gateway: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        anonymous: bool,
+        gateway: Mapping[str, Any],
+        telemetry: Mapping[str, Any] | None = None,
+    ) -> None:
         """
         Args:
             cluster: Namespace of the cluster's actors.
             anonymous: Whether everybody is `anonymous`: a cluster without principals.
             gateway: A `GatewayConfig`.
+            telemetry: `metrics`: whether calls are counted (None: they are); `traces`: a digest of
+                what `user_config` says of them.
         """
         self._cluster = cluster
         self._anonymous = anonymous
         self._config = GatewayConfig.model_validate(gateway)
+        self._counts = (telemetry or {}).get("metrics", True)
+        self._tracing = Tracing()
         self._clock = SystemClock()
         self._running = RunningCalls()
         self._listening = Listening()
@@ -216,12 +231,7 @@ class Gateway:
         )
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
-        pools, telemetry = Pools(self._clock), Telemetry(RaySink())
-        telemetry.watch(pools.gauged)
-        # In a context of its own: it outlives whatever it was begun in.
-        self._exporting = asyncio.get_running_loop().create_task(
-            telemetry.keep_exporting(), context=contextvars.Context()
-        )
+        pools = Pools(self._clock)
         app = assemble(
             self._config,
             anonymous=self._anonymous,
@@ -237,11 +247,38 @@ class Gateway:
             listening=self._listening,
             running=self._running,
             pass_on_cancel=Cancellations(self._ask_all).pass_on,
-            observe=telemetry.observe,
+            observe=self._observe(pools),
             clock=self._clock,
+            tracing=self._tracing,
         )
         Ingress.gateway = app
         return app
+
+    def _observe(self, pools: Pools) -> Observe | None:
+        if not self._counts:
+            return None
+        telemetry = Telemetry(RaySink())
+        telemetry.watch(pools.gauged)
+        # In a context of its own: it outlives whatever it was begun in.
+        self._exporting = asyncio.get_running_loop().create_task(
+            telemetry.keep_exporting(), context=contextvars.Context()
+        )
+        return telemetry.observe
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Learn where traces go: Serve's word, before the first request."""
+        replica = serve.get_replica_context().replica_tag
+        service = Service(
+            "thornback-gateway",
+            self._cluster.removeprefix("thornback."),
+            replica,
+            version("thornback"),
+        )
+        await self._tracing.begin(user_config, service)
+
+    def __del__(self) -> None:  # what Serve calls when it stops a replica
+        with suppress(Exception):
+            self._tracing.close()
 
     async def cancel(self, keys: Sequence[Key]) -> int:
         """Cancel what runs here of these calls; how many did."""
