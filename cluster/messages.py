@@ -37,7 +37,7 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
 
     wire: int
     call_id: str
-    """`call_...`: what a cancellation and a log line name."""
+    """`call_...`: what a cancellation names. Ours, and unique."""
     tool: str
     version: str
     arguments: bytes
@@ -65,6 +65,8 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
     batch: Batch | None = None
     """How calls of a batch tool are collected, as the catalog has it; None: as its author wrote."""
     tracestate: str | None = None
+    request_id: str = ""
+    """What log lines name the call by; its client may have chosen it. Empty: `call_id`."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True, array_like=True, tag="ack"):

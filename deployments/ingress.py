@@ -49,3 +49,10 @@ class Ingress:
 def middlewares() -> list[Any]:
     """What Serve puts around its own application, the outermost last."""
     return [Middleware(Ingress)]
+
+
+def is_asked() -> bool:
+    """Whether Serve asks for `middlewares` in this process."""
+    from ray.serve._private import constants
+
+    return bool(constants.RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH)

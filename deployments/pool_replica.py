@@ -22,6 +22,7 @@ from ray import serve
 
 from thornback.deployments.autoscaling import autoscaling_stats
 from thornback.deployments.local_line import LineServer
+from thornback.deployments.log_records import mark_output
 from thornback.deployments.tool_host import ToolHost
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,10 @@ class PoolReplica(ToolHost):
     """The deployment of a pool."""
 
     _lines: LineServer | None = None
+
+    def __init__(self, cluster: str, pool: str, modules: list[str]) -> None:
+        mark_output()
+        super().__init__(cluster, pool, modules)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         await super().reconfigure(user_config)

@@ -152,6 +152,7 @@ class Sending:
                     self._open,
                     self._channel.pool.entry.name,
                     type(error).__name__,
+                    extra={"request_ids": [f.message.request_id for f in self._flights if f]},
                 )
             self._fail(fault_of(error))
         finally:

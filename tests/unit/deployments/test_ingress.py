@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from ray.serve._private import constants
 
 from thornback.deployments.environment import DATA_PATH
-from thornback.deployments.ingress import Ingress, middlewares
+from thornback.deployments.ingress import Ingress, is_asked, middlewares
 
 
 def asked(path: str) -> list[str]:
@@ -56,3 +57,11 @@ def test_the_server_takes_it_for_asgi() -> None:
 def test_serve_is_told_where_to_ask() -> None:
     module, _, name = DATA_PATH["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].rpartition(".")
     assert getattr(import_module(module), name) is middlewares
+
+
+@pytest.mark.parametrize("said", [None, "thornback.deployments.ingress.middlewares"])
+def test_who_names_requests_is_told_whether_serve_asks(
+    said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", said)
+    assert is_asked() == (said is not None)

@@ -13,14 +13,15 @@ from thornback.cluster.messages import decode_state
 from thornback.deployments import pool_replica
 from thornback.deployments.local_line import Line
 from thornback.deployments.pool_replica import PoolReplica
-from thornback.deployments.tool_host import ReplicaFacts
+from thornback.deployments.tool_host import ReplicaFacts, ToolHost
 
 
 class Replica(PoolReplica):
     """Answers messages with what they say, once it is told to go on."""
 
     def __init__(self) -> None:
-        super().__init__(
+        ToolHost.__init__(  # without what a replica does to the output of its process
+            self,
             "local",
             "pool",
             [],
