@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -31,6 +32,7 @@ from thornback.deployments.draining import when_drained
 from thornback.deployments.exchange import Exchange
 from thornback.deployments.hot_path import HotPath
 from thornback.deployments.http_edge import Neighbours, Receive, Scope, drain
+from thornback.deployments.ingress import Ingress, is_asked
 from thornback.deployments.listen import Listening
 from thornback.deployments.lists import Lists
 from thornback.deployments.live_numbers import sums_of
@@ -43,7 +45,6 @@ from thornback.deployments.mcp_endpoint import (
 from thornback.deployments.mirror import CatalogMirror
 from thornback.deployments.reading import Contents, Reading
 from thornback.deployments.replies import KEEP_ALIVE_S, Answer, Send, send_answer
-from thornback.deployments.request_ids import keep_serve_from_telling
 from thornback.deployments.request_states import RequestStates
 from thornback.deployments.routing import Observe, PoolFinder, RoutingEngine
 from thornback.deployments.running_calls import Key, RunningCalls
@@ -52,6 +53,7 @@ from thornback.deployments.seal import Seals
 from thornback.deployments.sessions import Sessions
 from thornback.deployments.telemetry import RaySink, Telemetry
 from thornback.deployments.tool_calls import ToolCalls
+from thornback.deployments.tracing import Service, Tracing
 from thornback.deployments.uploads import Uploads
 
 SERVER_NAME = "thornback"
@@ -124,8 +126,9 @@ def assemble(
     listening: Listening,
     running: RunningCalls,
     pass_on_cancel: PassOnCancel,
-    observe: Observe,
+    observe: Observe | None,
     clock: Clock,
+    tracing: Tracing | None = None,
     keep_alive_s: float = KEEP_ALIVE_S,
     with_hot_path: bool = True,
     tell_request_ids: bool = True,
@@ -139,6 +142,8 @@ def assemble(
         with_hot_path: False: the SDK's kernel answers everything, to compare with.
         tell_request_ids: False: somebody else adds that to responses.
         keys: The cluster's key ring; the first seals, all open.
+        observe: As for `RoutingEngine`.
+        tracing: None: nothing is traced.
     """
     seals = Seals(keys, audience)
     states = RequestStates(seals, clock)
@@ -146,7 +151,7 @@ def assemble(
     lists = Lists(seals, config.page_size, scope)
     reading = Reading(contents, states, scope)
     engine = RoutingEngine(lambda: catalogs.catalog, pools, clock, config.max_timeout_s, observe)
-    tool_calls = ToolCalls(engine, states)
+    call = (tracing or Tracing()).calls(ToolCalls(engine, states).call)
     kernel = Kernel(
         SERVER_NAME,
         version("thornback"),
@@ -162,7 +167,7 @@ def assemble(
             "completion/complete": reading.complete,
             "logging/setLevel": _accept,
         },
-        direct={"tools/list": lists.tools, "tools/call": tool_calls.call},
+        direct={"tools/list": lists.tools, "tools/call": call},
         public=anonymous,
     )
     neighbours = Neighbours(config.host, config.port, config.allowed_hosts, config.allowed_origins)
@@ -175,7 +180,7 @@ def assemble(
         running,
         pass_on_cancel,
         clock,
-        HotPath(kernel, call=tool_calls.call, list_tools=lists.tools) if with_hot_path else None,
+        HotPath(kernel, call=call, list_tools=lists.tools) if with_hot_path else None,
     )
     content_endpoint = ContentEndpoint(
         uploads,
@@ -198,16 +203,27 @@ async def _accept(_: Exchange) -> dict[str, Any]:
 class Gateway:
     """The ingress deployment: one of these in each replica."""
 
-    def __init__(self, cluster: str, anonymous: bool, gateway: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        anonymous: bool,
+        gateway: Mapping[str, Any],
+        telemetry: Mapping[str, Any] | None = None,
+    ) -> None:
         """
         Args:
             cluster: Namespace of the cluster's actors.
             anonymous: Whether everybody is `anonymous`: a cluster without principals.
             gateway: A `GatewayConfig`.
+            telemetry: `metrics`: whether calls are counted (None: they are); `traces`: a digest of
+                what `user_config` says of them.
         """
         self._cluster = cluster
         self._anonymous = anonymous
         self._config = GatewayConfig.model_validate(gateway)
+        self._counts = (telemetry or {}).get("metrics", True)
+        self._telemetry: Telemetry | None = None
+        self._tracing = Tracing()
         self._clock = SystemClock()
         self._running = RunningCalls()
         self._listening = Listening()
@@ -227,13 +243,7 @@ class Gateway:
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
         pools = self._pools = Pools(self._clock)
-        telemetry = self._telemetry = Telemetry(RaySink())
-        telemetry.watch(pools.gauged)
-        # In a context of its own: it outlives whatever it was begun in.
-        self._exporting = asyncio.get_running_loop().create_task(
-            telemetry.keep_exporting(), context=contextvars.Context()
-        )
-        return assemble(
+        app = assemble(
             self._config,
             anonymous=self._anonymous,
             audience=self._cluster,
@@ -248,10 +258,39 @@ class Gateway:
             listening=self._listening,
             running=self._running,
             pass_on_cancel=Cancellations(self._ask_all).pass_on,
-            observe=telemetry.observe,
+            observe=self._observe(pools),
             clock=self._clock,
-            tell_request_ids=keep_serve_from_telling(),
+            tracing=self._tracing,
+            tell_request_ids=is_asked(),  # otherwise Serve adds its own
         )
+        Ingress.gateway = app
+        return app
+
+    def _observe(self, pools: Pools) -> Observe | None:
+        if not self._counts:
+            return None
+        telemetry = self._telemetry = Telemetry(RaySink())
+        telemetry.watch(pools.gauged)
+        # In a context of its own: it outlives whatever it was begun in.
+        self._exporting = asyncio.get_running_loop().create_task(
+            telemetry.keep_exporting(), context=contextvars.Context()
+        )
+        return telemetry.observe
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Learn where traces go: Serve's word, before the first request."""
+        replica = serve.get_replica_context().replica_tag
+        service = Service(
+            "thornback-gateway",
+            self._cluster.removeprefix("thornback."),
+            replica,
+            version("thornback"),
+        )
+        await self._tracing.begin(user_config, service)
+
+    def __del__(self) -> None:  # what Serve calls when it stops a replica
+        with suppress(Exception):
+            self._tracing.close()
 
     async def cancel(self, keys: Sequence[Key]) -> int:
         """Cancel what runs here of these calls; how many did."""
@@ -277,7 +316,8 @@ class Gateway:
     async def numbers(self) -> bytes:
         """What this replica has counted, and what it does now: a `GatewaySums`, for `top`."""
         name = serve.get_replica_context().replica_tag
-        return msgspec.msgpack.encode(sums_of(name, self._telemetry.tools, self._pools.gauged()))
+        counted = {} if self._telemetry is None else self._telemetry.tools
+        return msgspec.msgpack.encode(sums_of(name, counted, self._pools.gauged()))
 
     async def check_health(self) -> None:
         """A gateway that answers is well: without the registry it serves what it knows."""

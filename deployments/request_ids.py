@@ -40,26 +40,3 @@ def telling(send: Send, request_id: str) -> Send:
         return send(message)
 
     return send_with_id
-
-
-def keep_serve_from_telling() -> bool:
-    """Have the gateway alone name requests to clients; False: it must not, another process does.
-
-    Ray Serve adds an id of its own to every response. Behind HAProxy it does so in the gateway's
-    process, where this takes its place, because Serve repeats whatever a client sends, and fails
-    where that is no UTF-8. Behind its Python proxy it does so there, and what it chose arrives with
-    the request.
-    """
-    from ray.serve._private import constants, http_util
-
-    if not constants.RAY_SERVE_ENABLE_HA_PROXY:
-        return False
-
-    async def name_and_pass_on(self: Any, scope: Any, receive: Any, send: Any) -> None:
-        if "headers" in scope:
-            named = (HEADER, request_id_of(scope).encode())
-            scope["headers"] = [*(line for line in scope["headers"] if line[0] != HEADER), named]
-        await self._app(scope, receive, send)
-
-    http_util.RequestIdMiddleware.__call__ = name_and_pass_on  # type: ignore[method-assign]
-    return True

@@ -123,7 +123,10 @@ class Sending:
                 raise asyncio.CancelledError
             pool = self._channel.pool
             stream = pool.transport.send(
-                self._replica.replica_id, self._encoded(), by_reference=self._by_reference
+                self._replica.replica_id,
+                self._encoded(),
+                by_reference=self._by_reference,
+                alone=self._alone,
             )
             async for data in stream:
                 late.cancel()

@@ -109,7 +109,6 @@ class ToolCalls:
         modern = exchange.revision.modern
         # Older revisions have no such parameter, so that nobody has checked its shape.
         responses = params.get("inputResponses") if modern else None
-        traceparent = meta.get("traceparent")
         return Call(
             caller=exchange.caller,
             tool=params["name"],
@@ -122,7 +121,7 @@ class ToolCalls:
             capabilities=_encoder.encode(exchange.capabilities) if exchange.capabilities else b"{}",
             input_responses=None if responses is None else _encoder.encode(responses),
             request_state=self._states.open(exchange) if modern else None,
-            traceparent=traceparent if isinstance(traceparent, str) else None,
+            span=exchange.span,
         )
 
     def _input_required(self, exchange: Exchange, needed: InputNeeded) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Caller:
     def __init__(self, facts: Facts = BIG, entry: PoolEntry = POOL) -> None:
         self.transport = FakeTransport()
         clock = FakeClock()
-        pools = Pools(clock, ClusterFacts(clock, lambda: facts), lambda _: self.transport, "node")
+        pools = Pools(clock, ClusterFacts(clock, lambda: facts), lambda *_: self.transport, "node")
         self.pool: ServePool = pools.get(entry)
         self._pools = pools
         self.events: list[Event] = []
@@ -138,6 +138,15 @@ async def settled() -> None:
 
 
 # --- calls that travel together -------------------------------------------------------------------
+
+
+def test_the_way_to_the_replicas_hears_which_there_are() -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        caller.know(state("r1"), state("r2"))
+        assert caller.transport.known == {"r1", "r2"}
+
+    run(scenario())
 
 
 def test_a_call_gets_its_events_and_its_outcome() -> None:
@@ -773,6 +782,7 @@ def test_a_tool_that_shares_no_stream_gets_its_own_now_and_from_then_on() -> Non
         sent.end()
         alone = await caller.sent()
         assert alone.message.alone
+        assert alone.alone
         alone.answer([0], [(0, DONE)])
         assert await task == DONE
         caller.begin(call(2))
@@ -916,7 +926,7 @@ def test_a_hosts_refusal_is_the_error_that_it_names(refused: Refused, error: Una
 
 def test_a_pool_is_made_once_and_follows_its_entry() -> None:
     clock = FakeClock()
-    transport_to: Callable[[str], FakeTransport] = lambda _: FakeTransport()  # noqa: E731
+    transport_to: Callable[[str, str], FakeTransport] = lambda *_: FakeTransport()  # noqa: E731
     finder = Pools(clock, ClusterFacts(clock, lambda: BIG), transport_to, "node")
     changed = msgspec.structs.replace(POOL, max_queued_requests=7)
     assert finder.get(POOL) is finder.get(changed)

@@ -93,6 +93,13 @@ def test_a_gateway_is_made_from_what_the_config_renders() -> None:
     assert asyncio.run(made()) == 0
 
 
+def test_a_gateway_that_shall_not_count_observes_nothing() -> None:
+    telemetry = {"metrics": False, "traces": ""}
+    gateway = Gateway("thornback.test", True, gateway={}, telemetry=telemetry)
+    no_pools: Any = None
+    assert gateway._observe(no_pools) is None
+
+
 def test_a_slow_reader_loses_the_oldest_notifications_and_never_the_answer() -> None:
     async def replied() -> bytes:
         front = Front()

@@ -3,11 +3,10 @@ import json
 from typing import Any
 
 import pytest
-from ray.serve._private import constants, http_util
 
 from tests.protocol.gateways import Client, Cluster
 from thornback.deployments import access_log
-from thornback.deployments.request_ids import keep_serve_from_telling, request_id_of, telling
+from thornback.deployments.request_ids import request_id_of, telling
 from thornback.tools import ToolContext, tool
 from thornback.tools.definition import tool_of
 
@@ -52,42 +51,6 @@ async def test_the_response_names_its_request() -> None:
     assert kept == [(b"content-type", b"application/json")]
     body = {"type": "http.response.body", "body": b"{}"}
     assert await told(dict(body)) == body
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("chosen", [None, b"mine-1", b"\xff"])
-async def test_ray_serve_takes_our_id_and_adds_none_of_its_own(
-    chosen: bytes | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "RAY_SERVE_ENABLE_HA_PROXY", True)
-    middleware = http_util.RequestIdMiddleware
-    monkeypatch.setattr(middleware, "__call__", middleware.__call__)
-    assert keep_serve_from_telling()
-
-    seen: list[bytes] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.extend(value for name, value in scope["headers"] if name == b"x-request-id")
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-
-    sent: list[dict[str, Any]] = []
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    nothing: Any = None
-    headers = [] if chosen is None else [(b"x-request-id", chosen)] * 2
-    await middleware(app)({"type": "http", "headers": headers}, nothing, send)
-    assert sent[0]["headers"] == []
-    (named,) = seen
-    assert named == chosen if chosen == b"mine-1" else named.startswith(b"req_")
-
-
-def test_behind_serves_own_proxy_the_proxy_names_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "RAY_SERVE_ENABLE_HA_PROXY", False)
-    there = http_util.RequestIdMiddleware.__call__
-    assert not keep_serve_from_telling()
-    assert http_util.RequestIdMiddleware.__call__ is there
 
 
 @tool
