@@ -316,7 +316,7 @@ class Gateway:
     async def numbers(self) -> bytes:
         """What this replica has counted, and what it does now: a `GatewaySums`, for `top`."""
         name = serve.get_replica_context().replica_tag
-        counted = {} if self._telemetry is None else self._telemetry.tools
+        counted = None if self._telemetry is None else self._telemetry.tools
         return msgspec.msgpack.encode(sums_of(name, counted, self._pools.gauged()))
 
     async def check_health(self) -> None:

@@ -47,6 +47,8 @@ class GatewaySums(msgspec.Struct, frozen=True, array_like=True):
 
     gateway: str
     tools: list[ToolSums]
+    counts: bool = True
+    """Whether it counts calls; else it knows what runs and waits alone."""
 
 
 class ToolRow(msgspec.Struct, frozen=True):
@@ -97,19 +99,20 @@ class Gone(msgspec.Struct, frozen=True):
 
 
 def sums_of(
-    gateway: str, tools: Mapping[Labels, ToolNumbers], gauged: Iterable[Gauged]
+    gateway: str, tools: Mapping[Labels, ToolNumbers] | None, gauged: Iterable[Gauged]
 ) -> GatewaySums:
     """What a gateway tells of itself.
 
     Args:
-        tools: `Telemetry.tools`.
+        tools: `Telemetry.tools`; None: it does not count.
         gauged: Its calls of this moment.
     """
     now = {(each.labels, each.metric): int(each.value) for each in gauged}
-    keys = dict.fromkeys([*tools, *(labels for labels, _ in now)])
+    counted = tools or {}
+    keys = dict.fromkeys([*counted, *(labels for labels, _ in now)])
     sums = []
     for tool, version in keys:
-        numbers = tools.get((tool, version))
+        numbers = counted.get((tool, version))
         sums.append(
             ToolSums(
                 tool,
@@ -121,7 +124,7 @@ def sums_of(
                 now.get(((tool, version), QUEUED), 0),
             )
         )
-    return GatewaySums(gateway, sums)
+    return GatewaySums(gateway, sums, tools is not None)
 
 
 class Window:

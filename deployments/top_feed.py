@@ -63,6 +63,8 @@ class Feed:
         problems: list[str] = []
         gateways = self._ask_gateways(problems)
         self._window.add(time.monotonic(), gateways)
+        if not all(gateway.counts for gateway in gateways):
+            problems.append("calls are not counted here: telemetry.metrics is off")
         details: dict[str, Any] = {}
         try:
             details = self._dashboard.serve_details()

@@ -119,6 +119,16 @@ def test_what_runs_and_waits_is_summed_also_of_a_tool_that_has_finished_no_call(
     assert row == ToolRow("t", "1.0.0", 0, 0, None, None, 4, 10)
 
 
+def test_a_gateway_that_does_not_count_says_so_and_what_runs() -> None:
+    sums = sums_of("a", None, [Gauged(RUNNING, ("t", "1.0.0"), 2)])
+    assert not sums.counts
+    window = Window()
+    window.add(0, [sums])
+    window.add(1, [sums])
+    (row,) = window.rows()
+    assert (row.running, row.calls_per_s, row.p99_ms) == (2, 0, None)
+
+
 def test_the_busiest_tool_comes_first(gateways: list[Gateway]) -> None:
     window = Window()
     for tool in ("a", "b"):
