@@ -10,13 +10,14 @@ import psutil
 
 ON_THE_WAY = ("haproxy", "gateway", "host", "proxy", "replica", "server")
 """Roles of processes that a call passes through; the others stand beside it."""
+TOOL_ROLES = ("host", "replica")
+"""Of those that run the tools: ours, and of the published Ray pattern."""
 _TITLES = {
-    "ray::ServeController": "controller",
-    "ray::ProxyActor": "proxy",
-    "raylet": "raylet",
+    "ServeController": "controller",
+    "ProxyActor": "proxy",
     "gcs_server": "gcs",
-    "haproxy": "haproxy",
 }
+_REPLICAS = {"Gateway": "gateway", "ToolHost": "host"}
 
 
 class Process(NamedTuple):
@@ -29,12 +30,24 @@ class Process(NamedTuple):
 
 
 def role_of(command: str) -> str:
-    """What a process of a cluster is, from its command line; `other` for what has no role here."""
-    program = command.partition(" ")[0].rpartition("/")[2]
-    if program.startswith("ray::ServeReplica:"):
-        deployment = program.rpartition(":")[2]
-        return {"Gateway": "gateway", "ToolHost": "host"}.get(deployment, "replica")
-    return _TITLES.get(program, "other")
+    """What a process is, from its command line: its role, or else the name of its program."""
+    program, _, rest = command.partition(" ")
+    name = program.rpartition("/")[2]
+    if name.startswith("ray::ServeReplica:"):
+        return _REPLICAS.get(name.rpartition(":")[2].partition(".")[0], "replica")
+    if name.startswith("ray::"):
+        name = name.removeprefix("ray::").partition(".")[0]
+    elif name.startswith("python"):
+        name = _script_in(rest) or name
+    return _TITLES.get(name, name) or "ended"
+
+
+def _script_in(words: str) -> str:
+    """The module or script that a Python runs, without package, directory and `.py`."""
+    for word in words.split():
+        if not word.startswith("-"):
+            return word.rpartition("/")[2].removesuffix(".py").rpartition(".")[2]
+    return ""
 
 
 def tree(roots: Iterable[int]) -> list[psutil.Process]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,9 +18,10 @@ from typing import Any, Protocol
 import psutil
 import yaml
 
-from benchmarks.accounting import Process, tree, unique_bytes, usage
+from benchmarks.accounting import TOOL_ROLES, Process, tree, unique_bytes, usage
 from benchmarks.peer_environment import PEERS, peer_python
 from thornback.deployments.cluster_file import read_cluster_file
+from thornback.deployments.dashboard import Dashboard
 from thornback.tools.benchmark import COUNTS_VARIABLE
 
 THORNBACK = Path(sys.executable).with_name("thornback")
@@ -33,8 +35,10 @@ PEER_COMMANDS = {
     "bare, JSON, a worker a core": ("bare.py", "--json", "--workers", str(os.cpu_count())),
     "fastmcp": ("fastmcp_server.py",),
     "published Ray": ("published.py",),
+    "Serve's policy": ("autoscaled.py",),
 }
 """By name in tables, the one that others are compared with first."""
+OF_RAY = ("published Ray", "Serve's policy")
 
 
 class Server(Protocol):
@@ -51,6 +55,9 @@ class Server(Protocol):
     def usage(self) -> list[Process]: ...
 
     def unique_bytes(self) -> dict[str, int]: ...
+
+    def replicas(self) -> set[int]:
+        """Processes that run its tools."""
 
     def counted(self) -> int:
         """Calls that its tools have counted themselves."""
@@ -71,7 +78,7 @@ class Peer:
         self.process = process
         self._counts = counts
         # Ray names its processes itself.
-        self._role = None if name == "published Ray" else "server"
+        self._role = None if name in OF_RAY else "server"
 
     def ready(self) -> None:
         return
@@ -81,6 +88,9 @@ class Peer:
 
     def unique_bytes(self) -> dict[str, int]:
         return unique_bytes(tree([self.process.pid]), self._role)
+
+    def replicas(self) -> set[int]:
+        return replicas_in(self.usage())
 
     def counted(self) -> int:
         return counted_in(self._counts)
@@ -131,17 +141,38 @@ class Cluster:
     def down(self) -> None:
         if self._begun:  # also one that did not come up as a whole
             self._thornback("down", self.name)
+        self._begun, self._applied = False, None
 
     def usage(self) -> list[Process]:
-        return usage(self._processes())
+        return usage(self.processes())
 
     def unique_bytes(self) -> dict[str, int]:
-        return unique_bytes(self._processes())
+        return unique_bytes(self.processes())
+
+    def replicas(self) -> set[int]:
+        return replicas_in(self.usage())
+
+    def status(self) -> dict[str, Any]:
+        """What `thornback status` says."""
+        said = self._thornback("status", self.name, "--json")
+        found: dict[str, Any] = json.loads(said.stdout)
+        return found
+
+    def serve_details(self) -> dict[str, Any]:
+        """What Ray Serve says of its applications, by the pool's name."""
+        file = read_cluster_file(self.state_dir)
+        assert file is not None
+        dashboard = Dashboard(file.dashboard_url, file.token)
+        try:
+            applications = dashboard.serve_details()["applications"]
+        finally:
+            dashboard.close()
+        return {name.removeprefix(f"{file.namespace}."): app for name, app in applications.items()}
 
     def counted(self) -> int:
         return counted_in(self._counts)
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         file = read_cluster_file(self.state_dir)
         return [] if file is None else tree(file.pids.values())
 
@@ -165,11 +196,24 @@ class Variant:
         self.url = cluster.url
         self.usage = cluster.usage
         self.unique_bytes = cluster.unique_bytes
+        self.replicas = cluster.replicas
+        self.processes = cluster.processes
         self.counted = cluster.counted
+        self.status = cluster.status
+        self.serve_details = cluster.serve_details
         self.state_dir = cluster.state_dir
 
     def ready(self) -> None:
         self._cluster.apply(self._overrides)
+
+    def begin_anew(self) -> None:
+        """Start the cluster again: nothing is left of what it has learned."""
+        self._cluster.down()
+        self.ready()
+
+    def change(self, overrides: Mapping[str, Any]) -> None:
+        """Apply more settings while it runs; `ready` takes them back."""
+        self._cluster.apply(merged(self._overrides, overrides))
 
 
 @contextmanager
@@ -223,6 +267,11 @@ def merged(document: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
         found[key] = merged(below, value) if both else value  # type: ignore[arg-type]
     return found
+
+
+def replicas_in(processes: Iterable[Process]) -> set[int]:
+    """Those of them that run tools."""
+    return {process.pid for process in processes if process.role in TOOL_ROLES}
 
 
 def counted_in(directory: Path) -> int:
