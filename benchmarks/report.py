@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from benchmarks.accounting import ROLES, is_on_the_way
 from benchmarks.bars import Judged
 from benchmarks.bars import table as bar_table
 from benchmarks.measuring import Measured, Point, medians
@@ -106,19 +108,27 @@ def by_server(measured: Sequence[Measured], point: str) -> Iterator[tuple[str, l
 
 
 def cpu_table(points: Sequence[Point], measured: Sequence[Measured]) -> str:
-    """CPU time a call by role of process, in microseconds, of servers that have several roles."""
+    """CPU time a call by role of process, in microseconds, of servers that have several roles.
+
+    First the roles that a call passes through, then those beside its way, then what they are.
+    """
     lines = []
+    named: set[str] = set()
     for point in points:
         for server, runs in by_server(measured, point.label):
             calls = sum(m.calls for m in runs)
-            roles: dict[str, float] = {}
-            for m in runs:
-                for role, cpu_s in m.cpu_s.items():
-                    roles[role] = roles.get(role, 0.0) + cpu_s
+            roles = sum((Counter(m.cpu_s) for m in runs), Counter[str]())
             if len(roles) > 1 and calls:
-                parts = (f"{role} {s * 1e6 / calls:.0f}" for role, s in sorted(roles.items()))
-                lines.append(f"{_labelled(point)}, {server}: {', '.join(parts)}")
-    return "\n".join(lines)
+                named |= roles.keys()
+                way = {role: s for role, s in roles.items() if is_on_the_way(role, roles)}
+                rest = {role: s for role, s in roles.items() if role not in way}
+                line = f"{_labelled(point)}, {server}: {_parts(way, calls)}"
+                lines.append(line + (f"; beside: {_parts(rest, calls)}" if rest else ""))
+    return "\n".join([*lines, *(f"  {role}: {ROLES[role]}" for role in ROLES if role in named)])
+
+
+def _parts(cpu_s: Mapping[str, float], calls: int) -> str:
+    return ", ".join(f"{role} {s * 1e6 / calls:.0f}" for role, s in sorted(cpu_s.items()))
 
 
 def _labelled(point: Point) -> str:

@@ -118,6 +118,14 @@ def _ratio(
     return Bar(what=what, figure=lambda r: r.ratio(figure, over, under), unit=" times", **limits)
 
 
+def _batching(what: str, **limits: Any) -> tuple[Bar, ...]:
+    on, off = ("c=64", "batched"), ("c=64", "not batched")
+    return (
+        _ratio(f"{what}, 64 clients, calls/s: batched over not", "calls_per_s", on, off, **limits),
+        _ratio(f"{what}, 64 clients, p99: batched over not", "p99_ms", on, off, most=1),
+    )
+
+
 def _clear_of_all(what: str, figure: str, point: str, server: str, *, highest: bool) -> Bar:
     """How far the worst run of one server lies from the best run of any other."""
 
@@ -298,23 +306,17 @@ WORKLOADS = {
             "not batched": {"tools": {"text_embed": {"batch": {"max_batch_size": 1}}}},
             "batched": {},
         },
-        bars=(
-            _ratio(
-                "text_embed, 64 clients, calls/s: batched over not",
-                "calls_per_s",
-                ("c=64", "batched"),
-                ("c=64", "not batched"),
-                least=2.5,
-                aim=3,
-            ),
-            _ratio(
-                "text_embed, 64 clients, p99: batched over not",
-                "p99_ms",
-                ("c=64", "batched"),
-                ("c=64", "not batched"),
-                most=1,
-            ),
-        ),
+        bars=_batching("text_embed", least=2.5, aim=3),
+    ),
+    "nearest": Workload(
+        about="a search through 154 MB from 64 clients, calls batched and not",
+        config=CONFIGS / "nearest.yaml",
+        points=(Point(label="c=64", load=Load(url="", tools=("nearest",), connections=64)),),
+        variants={
+            "not batched": {"tools": {"nearest": {"batch": {"max_batch_size": 1}}}},
+            "batched": {},
+        },
+        bars=_batching("a search by vector", least=None),
     ),
     "tools": Workload(
         about="100, 1,000 and 10,000 registered tools: first page of the list, echo, changes",
@@ -580,7 +582,7 @@ WORKLOADS = {
     ),
     "profiles": Workload(
         about="echo from 1, 64 and 256 clients under each profile",
-        config=SHIPPED / "benchmark.yaml",
+        config=CONFIGS / "profiles.yaml",
         points=(_echo(1), _echo(64), _echo(256)),
         variants={name: {"profile": name} for name in PROFILES},
         bars=(

@@ -35,6 +35,7 @@ from thornback.cluster.config_model import (
 )
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.principals import ANONYMOUS
+from thornback.cluster.profiles import PROFILES, ProfileName
 from thornback.cluster.serve_options import DeploymentOptions, RuntimeEnvironment
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
@@ -188,6 +189,8 @@ class ClusterConfig(ConfigModel):
     name: Name = "local"
     state_dir: str | None = None
     """Home of registry, contents and logs; None: `~/.local/state/thornback/<name>`."""
+    profile: ProfileName = "balanced"
+    """A preset of options of pools and of the gateway; whatever the file writes wins."""
     ray: RayConfig = RayConfig()
     gateway: GatewayConfig = GatewayConfig()
     principals: dict[Name, PrincipalConfig] = {}
@@ -336,10 +339,19 @@ def parse_config(document: Mapping[str, Any], origin: str, base_dir: Path) -> Cl
         resolved = _resolve(dict(document), base_dir, "")
         if "base_dir" in resolved:
             raise ConfigError(f"{origin}: base_dir: is the directory of the file, and not a key")
-        return ClusterConfig.model_validate({**resolved, "base_dir": str(base_dir)})
+        config = ClusterConfig.model_validate({**resolved, "base_dir": str(base_dir)})
     except ValidationError as error:
         lines = [f"{origin}: {line}" for line in misfits(error, ClusterConfig)]
         raise ConfigError("\n".join(lines)) from error
+    return config.model_copy(update={"gateway": _preset(config.gateway, config.profile)})
+
+
+def _preset(gateway: GatewayConfig, profile: ProfileName) -> GatewayConfig:
+    """The gateway with what its profile sets and the file does not."""
+    said = gateway.model_fields_set
+    preset = {k: v for k, v in PROFILES[profile].gateway.items() if k not in said}
+    # Constructed, so that its set fields remain those of the file.
+    return GatewayConfig.model_construct(said, **{**dict(gateway), **preset})
 
 
 _REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")
