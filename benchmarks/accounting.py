@@ -28,6 +28,7 @@ ROLES = {
     "BlobActor": "Thornback's contents of one node",
     "DashboardAgent": "Ray's agent of one node: metrics, status of processes",
     "dashboard": "Ray's dashboard and its modules",
+    "RuntimeEnvAgent": "Ray's agent of one node that makes environments",
     "raylet": "Ray's scheduler and object store of one node",
     "gcs": "Ray's control store",
     "fork_server": "what Thornback's replicas are forked from",

@@ -23,6 +23,8 @@ COLUMNS = {
     "cpu_ms_per_call": ("CPU ms/call", "{:.3f}"),
     "beside_percent": ("beside %", "{:.1f}"),
     "unique_mb": ("USS MB", "{:.0f}"),
+    "first_call_ms": ("first call ms", "{:.0f}"),
+    "idle_mb": ("idle MB", "{:.0f}"),
     "replicas": ("replicas", "{:.1f}"),
     "busy_spread_percent": ("least busy below %", "{:.1f}"),
     "share_s": ("share after s", "{:.2f}"),

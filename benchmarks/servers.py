@@ -105,6 +105,8 @@ class Cluster:
         self._counts = home / "counts"
         self._counts.mkdir()
         self._begun = False
+        self.counted_before = 0
+        """What tools had counted when it was last started."""
         self._applied: Mapping[str, Any] | None = None
         self.name = f"benchmark-{self._port}"
         self.url = f"http://127.0.0.1:{self._port}/mcp"
@@ -142,6 +144,7 @@ class Cluster:
         if self._begun:  # also one that did not come up as a whole
             self._thornback("down", self.name)
         self._begun, self._applied = False, None
+        self.counted_before = self.counted()
 
     def usage(self) -> list[Process]:
         return usage(self.processes())
@@ -207,8 +210,9 @@ class Variant:
         self._cluster.apply(self._overrides)
 
     def begin_anew(self) -> None:
-        """Start the cluster again: nothing is left of what it has learned."""
-        self._cluster.down()
+        """Start the cluster again if it was called before: nothing is left of what it learned."""
+        if self.counted() > self._cluster.counted_before:
+            self._cluster.down()
         self.ready()
 
     def change(self, overrides: Mapping[str, Any]) -> None:

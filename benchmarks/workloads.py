@@ -15,6 +15,7 @@ from benchmarks.changes import measure_changing
 from benchmarks.counters import OFF, ON, measure_counted
 from benchmarks.crowds import measure_added, measure_limit, measure_shares, measure_stopped
 from benchmarks.measuring import Measured, Point, measure
+from benchmarks.presets import measure_profile
 from benchmarks.scaling import measure_step, measure_target, measure_wave
 from benchmarks.servers import CONFIGS, SHIPPED, Server
 from benchmarks.shared_batches import ALIKE, ODD, measure_shared
@@ -585,7 +586,22 @@ WORKLOADS = {
         config=CONFIGS / "profiles.yaml",
         points=(_echo(1), _echo(64), _echo(256)),
         variants={name: {"profile": name} for name in PROFILES},
+        measure=measure_profile,
         bars=(
+            _clear_of_all(
+                "`balanced`: idle, MB below every run of the others by",
+                "idle_mb",
+                "c=1",
+                "balanced",
+                highest=False,
+            ),
+            _clear_of_all(
+                "`latency`: the first call, ms below every run of the others by",
+                "first_call_ms",
+                "c=1",
+                "latency",
+                highest=False,
+            ),
             _clear_of_all(
                 "`latency`, c=1: p50 below every run of the others by (ms)",
                 "p50_ms",

@@ -61,6 +61,9 @@ class GatewayConfig(ConfigModel):
     """Gateways. Fixed: a change makes HAProxy cut open streams."""
     num_cpus: NonNegativeFloat = 0.1
     """Share of a node's CPUs reserved for each gateway."""
+    gather_s: Annotated[float, Field(ge=0, le=0.1), NUMBER] = 0
+    """Seconds for which a gateway gathers calls for one replica before it sends them together; 0:
+    they travel together only while the replica is busy."""
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     """Largest request body, in bytes; a larger one is answered 413."""
     allow_anonymous: bool = False

@@ -215,7 +215,8 @@ class Gateway:
         )
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
-        pools, telemetry = Pools(self._clock), Telemetry(RaySink())
+        pools = Pools(self._clock, gather_s=self._config.gather_s)
+        telemetry = Telemetry(RaySink())
         telemetry.watch(pools.gauged)
         # In a context of its own: it outlives whatever it was begun in.
         self._exporting = asyncio.get_running_loop().create_task(
