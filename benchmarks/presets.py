@@ -1,4 +1,4 @@
-"""What a profile trades: a cluster's first call and its idle memory, beside its speed under load."""
+"""What a profile trades: the first call of a cluster and its idle memory, beside its speed."""
 
 from __future__ import annotations
 

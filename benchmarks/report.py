@@ -44,6 +44,7 @@ COLUMNS = {
     "items_per_s": ("items/s", "{:.0f}"),
     "kb_per_connection": ("kB/connection", "{:.0f}"),
     "changes_per_s": ("changes/s", "{:.0f}"),
+    "gateways": ("gateways", "{:.0f}"),
     "seen_p50_ms": ("seen p50 ms", "{:.0f}"),
     "seen_max_ms": ("seen max ms", "{:.0f}"),
 }

@@ -20,8 +20,10 @@ import yaml
 
 from benchmarks.accounting import TOOL_ROLES, Process, tree, unique_bytes, usage
 from benchmarks.peer_environment import PEERS, peer_python
+from thornback.cluster.errors import ThornbackError
 from thornback.deployments.cluster_file import read_cluster_file
 from thornback.deployments.dashboard import Dashboard
+from thornback.deployments.mcp_client import McpClient
 from thornback.tools.benchmark import COUNTS_VARIABLE
 
 THORNBACK = Path(sys.executable).with_name("thornback")
@@ -228,7 +230,7 @@ def started_peer(name: str, python: Path | None = None) -> Iterator[Peer]:
         python: An interpreter that has what it needs; None: the peers' own.
 
     Raises:
-        NotStarted: it does not listen.
+        NotStarted: it does not answer.
     """
     port = free_port()
     home = Path(tempfile.mkdtemp(prefix="thornback-peer-"))
@@ -244,8 +246,9 @@ def started_peer(name: str, python: Path | None = None) -> Iterator[Peer]:
             stderr=log,
         )
     try:
-        wait_until_listening(port, process, home / "log")
-        yield Peer(name, process, port, counts)
+        peer = Peer(name, process, port, counts)
+        wait_until_answering(peer.url, process, home / "log")
+        yield peer
     finally:
         end(process)
         shutil.rmtree(home, ignore_errors=True)
@@ -295,20 +298,21 @@ def free_port() -> int:
         return port
 
 
-def wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when somebody listens.
+def wait_until_answering(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when a server lists its tools: Serve's proxy listens long before its replica does.
 
     Raises:
-        NotStarted: nobody does, or the process ended.
+        NotStarted: it does not, or the process ended.
     """
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
+    with McpClient(url) as client:
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                client.request("tools/list", timeout_s=5)
+            except ThornbackError:
+                time.sleep(0.05)
+            else:
+                return
     raise NotStarted(log.read_text("utf-8", "replace")[-2000:])
 
 

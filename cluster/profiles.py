@@ -41,7 +41,7 @@ PROFILES: Mapping[ProfileName, Profile] = MappingProxyType(
                 "max_ongoing_requests": 256,
                 "autoscaling_config": {"target_ongoing_requests": 128},
             },
-            gateway={"num_replicas": 2},
+            gateway={"num_replicas": 2, "gather_s": 0.001},
         ),
     }
 )
