@@ -61,16 +61,17 @@ def role_of(command: str) -> str:
     elif name.startswith("ray-dashboard-"):
         name = "dashboard"
     elif name.startswith(_INTERPRETERS):
-        name = _script_in(rest) or name
+        script = _script_in(rest)
+        if script.startswith("ray::"):  # a fork whose title is not whole yet
+            return role_of(script)
+        name = script.rpartition("/")[2].removesuffix(".py").rpartition(".")[2] or name
     return _TITLES.get(name, name) or "ended"
 
 
 def _script_in(words: str) -> str:
-    """The module or script that an interpreter runs, without package, directory and `.py`."""
-    for word in words.split():
-        if not word.startswith("-") and word not in ("from", "import"):
-            return word.rpartition("/")[2].removesuffix(".py").rpartition(".")[2]
-    return ""
+    """The module, script or code that an interpreter runs."""
+    rest = (word for word in words.split() if not word.startswith("-"))
+    return next((word for word in rest if word not in ("from", "import")), "")
 
 
 def tree(roots: Iterable[int]) -> list[psutil.Process]:

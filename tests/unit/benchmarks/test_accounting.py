@@ -25,6 +25,7 @@ from benchmarks.accounting import Process, on_the_way, role_of, spent, tree, uni
             "resource_tracker",
         ),
         ("sh /tmp/tb-1/h/watch 77", "watch"),
+        ("/env/bin/python ray::ServeReplica:thornback.b.pool:ToolHost", "host"),
         ("ray-dashboard-ServeHead-0", "dashboard"),
         ("", "ended"),
     ],
