@@ -116,22 +116,24 @@ async def _large(url: str) -> None:
     Raises:
         WrongAnswers: it is not whole.
     """
-    status, size = await asyncio.to_thread(_read_large, url)
+    status, size, begins = await asyncio.to_thread(_read_large, url)
     if status != 200 or size < LARGE_BYTES:
-        raise WrongAnswers(1, 0, 0, f"{status} with {size} bytes")
+        raise WrongAnswers(1, 0, 0, f"{status} with {size} bytes: {begins!r}")
 
 
-def _read_large(url: str) -> tuple[int, int]:
+def _read_large(url: str) -> tuple[int, int, bytes]:
+    """Status, size, and how it begins."""
     host, _, port = url.removeprefix("http://").partition("/")[0].partition(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as reader:
         reader.sendall(request_of(url, "shared", {"text": "large", "kind": "large"}))
         answer = http.client.HTTPResponse(reader)
         answer.begin()
         piece = bytearray(PIECE_BYTES)
-        size = 0
+        size, begins = 0, b""
         while read := answer.readinto(piece):
+            begins = begins or bytes(piece[: min(read, 300)])
             size += read
-        return answer.status, size
+        return answer.status, size, begins
 
 
 async def _unserialisable(url: str) -> None:

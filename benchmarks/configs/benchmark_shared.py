@@ -31,6 +31,6 @@ def shared(text: list[str], kind: list[str]) -> list[Any]:
         said = f"{one} {len(text)}"
         if its_kind == "large":
             said += " " + "x" * LARGE_BYTES
-        odd = {"it": object()} if its_kind == "unserialisable" else None
-        answers.append(ToolResult(said, odd) if odd else said)
+        # A bare text would be sent twice, as structured content too.
+        answers.append(ToolResult(said, {"it": object()} if its_kind == "unserialisable" else None))
     return answers
