@@ -298,7 +298,7 @@ def _attributes(exchange: Exchange) -> dict[str, str]:
         "mcp.protocol.version": exchange.revision.name,
         "jsonrpc.request.id": str(request.id)[:64],
         "gen_ai.operation.name": "execute_tool",
-        "thornback.call.id": exchange.call_id,
+        "thornback.call.id": exchange.request_id,
     }
     name = request.params["name"]
     if name in exchange.catalog.tools:
