@@ -242,7 +242,7 @@ class Gateway:
         )
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
-        pools = self._pools = Pools(self._clock)
+        pools = self._pools = Pools(self._clock, gather_s=self._config.gather_s)
         app = assemble(
             self._config,
             anonymous=self._anonymous,

@@ -93,10 +93,11 @@ def state(replica_id: str, free: int = 4, running: int = 0, node: str = "node") 
 class Caller:
     """A pool, and what was called there."""
 
-    def __init__(self, facts: Facts = BIG, entry: PoolEntry = POOL) -> None:
+    def __init__(self, facts: Facts = BIG, entry: PoolEntry = POOL, gather_s: float = 0.0) -> None:
         self.transport = FakeTransport()
         clock = FakeClock()
-        pools = Pools(clock, ClusterFacts(clock, lambda: facts), lambda *_: self.transport, "node")
+        known = ClusterFacts(clock, lambda: facts)
+        pools = Pools(clock, known, lambda *_: self.transport, "node", gather_s=gather_s)
         self.pool: ServePool = pools.get(entry)
         self._pools = pools
         self.events: list[Event] = []
@@ -160,6 +161,37 @@ def test_a_call_gets_its_events_and_its_outcome() -> None:
         assert await task == DONE
         assert sent.message.calls == [CALL]
         assert caller.events[1:] == [half]
+
+    run(scenario())
+
+
+def test_calls_wait_for_each_other_where_the_operator_lets_them_gather() -> None:
+    async def scenario() -> None:
+        caller = Caller(gather_s=0.02)
+        caller.know(state("r1"))
+        first = caller.begin(call(1))
+        await settled()
+        second = caller.begin(call(2))
+        sent = await caller.sent()
+        assert [one.call_id for one in sent.message.calls] == ["call_1", "call_2"]
+        sent.answer([0, 1], [(0, DONE), (1, DONE)])
+        sent.end()
+        assert [await first, await second] == [DONE, DONE]
+
+    run(scenario())
+
+
+def test_a_replica_that_is_new_has_no_more_to_catch_up_on_than_the_others() -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        task, sent = await met(caller)
+        await asyncio.sleep(0.01)  # it works
+        sent.answer([0], [(0, DONE)])
+        sent.end()
+        await task
+        worked_s = caller.pool.met(state("r1")).replica.busy_s
+        assert worked_s >= 0.01
+        assert caller.pool.met(state("r2")).replica.busy_s == worked_s
 
     run(scenario())
 
