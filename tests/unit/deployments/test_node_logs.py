@@ -1,13 +1,16 @@
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
 
 import msgspec
 import pytest
 import ray
 
 from thornback.deployments.log_files import Ask, FileLines, Found
-from thornback.deployments.node_logs import HEAD, Positions, RayNodes
+from thornback.deployments.node_logs import HEAD, Positions, RayNodes, _read_there
 
 ASK = Ask("thornback.lab")
+FAR = "b9" * 28
 FOUND = Found([FileLines("sql", "/logs/worker-1.out", ["said"])], {"/logs/worker-1.out": 5})
 
 
@@ -77,3 +80,35 @@ def test_a_cluster_of_one_machine_asks_nobody(monkeypatch: pytest.MonkeyPatch) -
     nodes = Answers(monkeypatch)
     assert nodes.look(ASK) == {}
     assert nodes.asked == []
+
+
+class Inline:
+    """Stands for a remote function: runs where it is called, and its reference is the answer."""
+
+    def options(self, **_: Any) -> Self:
+        return self
+
+    def remote(self, asked: bytes) -> bytes:
+        return _read_there(asked)
+
+
+def test_a_machine_that_is_asked_again_tells_what_came_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "worker-1-01-10.out"
+    log.write_text(":actor_name:ServeReplica:thornback.lab.sql:ToolHost\nfirst\n")
+    here = SimpleNamespace(get_logs_dir_path=lambda: str(tmp_path))
+    monkeypatch.setattr(ray._private.worker, "_global_node", here)
+    monkeypatch.setattr(ray, "nodes", lambda: [node(FAR)])
+    monkeypatch.setattr(ray, "wait", lambda asked, **_: (asked, []))
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    nodes = RayNodes(lambda _: None, but_head=True)
+    nodes._task = Inline()
+    first = nodes.look(ASK)[FAR]
+    assert [file.lines for file in first.files] == [["first"]]
+    with log.open("a") as file:
+        file.write("second\n")
+    (later,) = nodes.look(ASK, {FAR: first.positions})[FAR].files
+    assert later.lines == ["second"]
+    (whole,) = nodes.look(ASK, {})[FAR].files  # of a machine that joined meanwhile
+    assert whole.lines == ["first", "second"]
