@@ -13,8 +13,10 @@ import msgspec
 import yaml
 
 from benchmarks import report
+from benchmarks.bars import judged
 from benchmarks.measuring import CountDiffers, Measured, Point, plan
 from benchmarks.servers import (
+    PEER_COMMANDS,
     SHIPPED,
     NotStarted,
     Server,
@@ -68,15 +70,35 @@ def _options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("workload", choices=list(WORKLOADS), metavar="WORKLOAD")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument(
+        "--seconds", type=float, help="of each measurement; 20, or what the workload needs"
+    )
     parser.add_argument("--warm-up", type=float, default=5.0, help="seconds before each")
-    parser.add_argument("--runs", type=int, default=3, help="of each load and server")
+    parser.add_argument("--runs", type=int, help="of each load and server; 3, for long ones 1")
     parser.add_argument("--out", type=Path, default=Path("benchmark-results"))
     parser.add_argument("--without", action="append", default=[], help="a peer; again for more")
     parser.add_argument(
         "--point", action="append", default=[], help="only this load; again for more"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    workload = WORKLOADS[options.workload]
+    if options.seconds is None:
+        options.seconds = workload.seconds
+    if options.runs is None:
+        options.runs = workload.runs
+    labels = [point.label for point in workload.points]
+    _refuse_unknown(parser, "--point", options.point, labels)
+    _refuse_unknown(parser, "--without", options.without, list(PEER_COMMANDS))
+    return options
+
+
+def _refuse_unknown(
+    parser: argparse.ArgumentParser, option: str, given: list[str], known: list[str]
+) -> None:
+    for one in given:
+        if one not in known:
+            there = ", ".join(map(repr, known))
+            parser.error(f"argument {option}: {one!r} is not one of {there}")
 
 
 def run(name: str, options: argparse.Namespace) -> None:
@@ -110,9 +132,10 @@ def run(name: str, options: argparse.Namespace) -> None:
             print(_line(done), file=sys.stderr, flush=True)
             measured.append(done)
     measured.sort(key=lambda m: [server.name for server in servers].index(m.server))
-    text = report.text(points, measured, runs=options.runs, warm_up_s=options.warm_up)
+    bars = judged(workload.bars, measured)
+    text = report.text(points, measured, bars, runs=options.runs, warm_up_s=options.warm_up)
     print(text)
-    report.write_results(options.out, name, text, points, measured)
+    report.write_results(options.out, name, text, points, measured, bars)
     print(f"\nraw results and plot: {options.out / name}.json, .svg")
 
 

@@ -1,16 +1,17 @@
-"""Changes of the registry while a cluster is under load, and how soon its gateway shows them.
+"""Changes of the registry while a cluster is under load, and how soon every gateway shows them.
 
 A process of its own makes them, because it must join the cluster's Ray:
 
     python -m benchmarks.changes STATE_DIR FROM UNTIL COUNT
 
-writes COUNT changes evenly between two moments of `time.monotonic`, looks for some of them in
-`tools/list`, and prints one JSON object.
+writes COUNT changes evenly between two moments of `time.monotonic`, looks for some of them in the
+`tools/list` of each gateway, at its own port, and prints one JSON object.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import statistics
 import subprocess
@@ -20,16 +21,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
+import psutil
 
+from benchmarks.accounting import tree, usage
 from benchmarks.measuring import Measured, Point, measure
 from benchmarks.servers import NotStarted, Server, Variant
 from thornback.cluster.actors import connect
 from thornback.cluster.registry import edit_of
 from thornback.deployments.cluster_file import ClusterFile, read_cluster_file
 from thornback.deployments.load_wrk import CONNECT_S
-from thornback.deployments.mcp_client import McpClient
+from thornback.deployments.mcp_client import PROTOCOL_VERSION
 from thornback.deployments.ray_driver import join, leave
 
 CHANGED = "listed_0"
@@ -88,29 +92,78 @@ async def _make(cluster: ClusterFile, when: list[float]) -> dict[str, float]:
     catalog = await registry.catalog()
     tool: Any = next(t for t in catalog.of("tools").values() if getattr(t, "name", "") == CHANGED)
     seen_ms: list[float] = []
-    with McpClient(cluster.url) as client:
-        for number, moment in enumerate(when):
-            await asyncio.sleep(max(0.0, moment - time.monotonic()))
-            title = f"Revision {number}"
-            await registry.write(edit_of(msgspec.structs.replace(tool, title=title)))
-            if number % EVERY == 0:
-                seen_ms.append(await asyncio.to_thread(_seen_after_s, client, title) * 1000)
+    gateways = [Gateway(port, cluster.url) for port in gateway_ports(cluster)]
+    for number, moment in enumerate(when):
+        await asyncio.sleep(max(0.0, moment - time.monotonic()))
+        title = f"Revision {number}."
+        await registry.write(edit_of(msgspec.structs.replace(tool, title=title)))
+        if number % EVERY == 0:
+            looks = (asyncio.to_thread(gateway.shows_after_s, title) for gateway in gateways)
+            seen_ms.append(max(await asyncio.gather(*looks)) * 1000)
     await registry.write(edit_of(tool))
     late_s = time.monotonic() - when[-1]
     return {
         "changes_per_s": len(when) / (when[-1] - when[0] + late_s),
         "seen_p50_ms": statistics.median(seen_ms),
         "seen_max_ms": max(seen_ms),
+        "gateways": float(len(gateways)),
     }
 
 
-def _seen_after_s(client: McpClient, title: str) -> float:
-    began = time.monotonic()
-    while time.monotonic() < began + SEEN_TIMEOUT_S:
-        tools = client.request("tools/list")["tools"]
-        if any(tool.get("title") == title for tool in tools):
-            return time.monotonic() - began
-    raise TimeoutError(f"{title} is not in the list after {SEEN_TIMEOUT_S:g} s")
+class Gateway:
+    """One gateway, past the front door."""
+
+    def __init__(self, port: int, front: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SEEN_TIMEOUT_S)
+        body, headers = list_request()
+        self._request = {"body": body, "headers": {**headers, "Host": urlsplit(front).netloc}}
+
+    def shows_after_s(self, title: str) -> float:
+        """Seconds until the first page of its list holds a text.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        began_s = time.monotonic()
+        while time.monotonic() < began_s + SEEN_TIMEOUT_S:
+            self._connection.request("POST", "/mcp", **self._request)  # type: ignore[arg-type]
+            if title.encode() in self._connection.getresponse().read():
+                return time.monotonic() - began_s
+        raise TimeoutError(f"{title} is not in the list after {SEEN_TIMEOUT_S:g} s")
+
+
+def gateway_ports(cluster: ClusterFile) -> list[int]:
+    """Where the gateways of a cluster listen themselves."""
+    processes = tree(cluster.pids.values())
+    gateways = {found.pid for found in usage(processes) if found.role == "gateway"}
+    return sorted(
+        port for process in processes if process.pid in gateways for port in _http_ports(process)
+    )
+
+
+def _http_ports(process: psutil.Process) -> list[int]:
+    settings = process.environ()
+    first, last = (
+        int(settings[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX")
+    )
+    listening = (c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
+    return [c.laddr.port for c in listening if first <= c.laddr.port <= last]
+
+
+def list_request() -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a `tools/list` of 2026-07-28."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": PROTOCOL_VERSION,
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": PROTOCOL_VERSION,
+        "Mcp-Method": "tools/list",
+    }
+    return json.dumps(body).encode(), headers
 
 
 def main(state_dir: str, from_s: str, until_s: str, count: str) -> None:

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -42,6 +42,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """By role, right after that."""
     extra: dict[str, float] = {}
     """Figures that only this workload has."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    """What changed while it ran: seconds since the start, and the value from then on."""
 
     @property
     def figures(self) -> Figures:
@@ -69,6 +71,14 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     """So many changes of the registry are made meanwhile."""
     ideal_per_s: float | None = None
     """What a server without any cost would reach."""
+
+    def under(self, **load: Any) -> Point:
+        """The same with other values in its load."""
+        return msgspec.structs.replace(self, load=msgspec.structs.replace(self.load, **load))
+
+    def lasting(self, seconds: float) -> Point:
+        """The same, for at least so many seconds: for what does not happen in fewer."""
+        return self.under(seconds=max(self.load.seconds, seconds))
 
 
 def measure(server: Server, point: Point, run: int) -> Measured:
@@ -152,18 +162,23 @@ def plan(
             yield from ((run, point, server) for run, server in rounds(servers, runs))
 
 
+FIGURES: dict[str, Callable[[Measured], float]] = {
+    "calls_per_s": lambda m: m.figures.calls_per_s,
+    "p50_ms": lambda m: m.figures.latency_ms(50),
+    "p99_ms": lambda m: m.figures.latency_ms(99),
+    "cpu_ms_per_call": lambda m: m.cpu_ms_per_call,
+    "beside_percent": lambda m: m.beside_percent,
+    "unique_mb": lambda m: on_the_way(m.unique_bytes) / 1e6,
+}
+"""What every measurement has, by name."""
+
+
+def all_figures(measured: Measured) -> dict[str, float]:
+    """Every figure of one measurement, those that only its workload has included."""
+    return {**{name: figure(measured) for name, figure in FIGURES.items()}, **measured.extra}
+
+
 def medians(measured: Iterable[Measured]) -> dict[str, float]:
     """The median over the runs of every figure that a table shows."""
-    runs = list(measured)
-    figures: dict[str, Callable[[Measured], float]] = {
-        "calls_per_s": lambda m: m.figures.calls_per_s,
-        "p50_ms": lambda m: m.figures.latency_ms(50),
-        "p99_ms": lambda m: m.figures.latency_ms(99),
-        "cpu_ms_per_call": lambda m: m.cpu_ms_per_call,
-        "beside_percent": lambda m: m.beside_percent,
-        "unique_mb": lambda m: on_the_way(m.unique_bytes) / 1e6,
-    }
-    found = {name: statistics.median(map(figure, runs)) for name, figure in figures.items()}
-    for name in runs[0].extra:
-        found[name] = statistics.median(m.extra[name] for m in runs)
-    return found
+    runs = [all_figures(one) for one in measured]
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from benchmarks.accounting import ROLES, is_on_the_way
+from benchmarks.bars import Judged
+from benchmarks.bars import table as bar_table
 from benchmarks.measuring import Measured, Point, medians
 
 COLUMNS = {
@@ -19,9 +23,28 @@ COLUMNS = {
     "cpu_ms_per_call": ("CPU ms/call", "{:.3f}"),
     "beside_percent": ("beside %", "{:.1f}"),
     "unique_mb": ("USS MB", "{:.0f}"),
+    "first_call_ms": ("first call ms", "{:.0f}"),
+    "idle_mb": ("idle MB", "{:.0f}"),
+    "replicas": ("replicas", "{:.1f}"),
+    "busy_spread_percent": ("least busy below %", "{:.1f}"),
+    "share_s": ("share after s", "{:.2f}"),
+    "most_at_once": ("most at once", "{:.0f}"),
+    "held": ("calls held", "{:.0f}"),
+    "longest_wait_s": ("longest other s", "{:.2f}"),
+    "ran_twice": ("ran twice", "{:.0f}"),
+    "first_new_s": ("first new s", "{:.1f}"),
+    "decisions_up": ("decisions up", "{:.0f}"),
+    "changes_per_period": ("changes/period", "{:.1f}"),
+    "times_ideal": ("times ideal", "{:.2f}"),
+    "each_has": ("each has", "{:.2f}"),
+    "off_target_percent": ("off target %", "{:.1f}"),
+    "mean_batch": ("calls/batch", "{:.1f}"),
+    "answered_of_60": ("of 60", "{:.0f}"),
+    "grown_mb": ("grown MB", "{:.1f}"),
     "items_per_s": ("items/s", "{:.0f}"),
     "kb_per_connection": ("kB/connection", "{:.0f}"),
     "changes_per_s": ("changes/s", "{:.0f}"),
+    "gateways": ("gateways", "{:.0f}"),
     "seen_p50_ms": ("seen p50 ms", "{:.0f}"),
     "seen_max_ms": ("seen max ms", "{:.0f}"),
 }
@@ -36,7 +59,12 @@ LEGEND = (
 
 
 def text(
-    points: Sequence[Point], measured: Sequence[Measured], *, runs: int, warm_up_s: float
+    points: Sequence[Point],
+    measured: Sequence[Measured],
+    bars: Sequence[Judged] = (),
+    *,
+    runs: int,
+    warm_up_s: float,
 ) -> str:
     """Everything that is printed at the end."""
     legend = LEGEND.format(
@@ -44,7 +72,11 @@ def text(
     )
     cpu = cpu_table(points, measured)
     parts = ["", table(points, measured), "", legend]
-    return "\n".join([*parts, "", "CPU microseconds a call, by role:", cpu] if cpu else parts)
+    if cpu:
+        parts += ["", "CPU microseconds a call, by role:", cpu]
+    if bars:
+        parts += ["", bar_table(bars)]
+    return "\n".join(parts)
 
 
 def table(points: Sequence[Point], measured: Sequence[Measured]) -> str:
@@ -79,19 +111,27 @@ def by_server(measured: Sequence[Measured], point: str) -> Iterator[tuple[str, l
 
 
 def cpu_table(points: Sequence[Point], measured: Sequence[Measured]) -> str:
-    """CPU time a call by role of process, in microseconds, of servers that have several roles."""
+    """CPU time a call by role of process, in microseconds, of servers that have several roles.
+
+    First the roles that a call passes through, then those beside its way, then what they are.
+    """
     lines = []
+    named: set[str] = set()
     for point in points:
         for server, runs in by_server(measured, point.label):
             calls = sum(m.calls for m in runs)
-            roles: dict[str, float] = {}
-            for m in runs:
-                for role, cpu_s in m.cpu_s.items():
-                    roles[role] = roles.get(role, 0.0) + cpu_s
+            roles = sum((Counter(m.cpu_s) for m in runs), Counter[str]())
             if len(roles) > 1 and calls:
-                parts = (f"{role} {s * 1e6 / calls:.0f}" for role, s in sorted(roles.items()))
-                lines.append(f"{_labelled(point)}, {server}: {', '.join(parts)}")
-    return "\n".join(lines)
+                named |= roles.keys()
+                way = {role: s for role, s in roles.items() if is_on_the_way(role, roles)}
+                rest = {role: s for role, s in roles.items() if role not in way}
+                line = f"{_labelled(point)}, {server}: {_parts(way, calls)}"
+                lines.append(line + (f"; beside: {_parts(rest, calls)}" if rest else ""))
+    return "\n".join([*lines, *(f"  {role}: {ROLES[role]}" for role in ROLES if role in named)])
+
+
+def _parts(cpu_s: Mapping[str, float], calls: int) -> str:
+    return ", ".join(f"{role} {s * 1e6 / calls:.0f}" for role, s in sorted(cpu_s.items()))
 
 
 def _labelled(point: Point) -> str:
@@ -129,7 +169,12 @@ def _said(value: Any) -> str:
 
 
 def write_results(
-    directory: Path, name: str, text: str, points: Sequence[Point], measured: Sequence[Measured]
+    directory: Path,
+    name: str,
+    text: str,
+    points: Sequence[Point],
+    measured: Sequence[Measured],
+    bars: Sequence[Judged] = (),
 ) -> None:
     """The table, every single measurement, and the plot, in one directory."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -140,9 +185,38 @@ def write_results(
         "machine": f"{platform.platform()}, Python {platform.python_version()}",
         "points": points,
         "measured": measured,
+        "bars": bars,
     }
     (directory / f"{name}.json").write_bytes(msgspec.json.encode(raw))
-    plot(directory / f"{name}.svg", name, points, measured)
+    plotted = plot_series if any(m.series for m in measured) else plot
+    plotted(directory / f"{name}.svg", name, points, measured)
+
+
+def plot_series(
+    path: Path, name: str, points: Sequence[Point], measured: Sequence[Measured]
+) -> None:
+    """What changed with time: a panel for each load and server, of its first run."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as pyplot
+
+    chosen = [
+        next(m for m in measured if (m.point, m.server) == pair)
+        for pair in dict.fromkeys((m.point, m.server) for m in measured)
+    ]
+    figure, panels = pyplot.subplots(
+        len(chosen), figsize=(8, 1 + 2.5 * len(chosen)), layout="constrained", squeeze=False
+    )
+    for axes, m in zip(panels[:, 0], chosen, strict=True):
+        for label, seen in m.series.items():
+            axes.step(*zip(*seen, strict=True), where="post", label=label)
+        axes.set_title(f"{name}: {m.point}, {m.server}")
+        axes.set_xlabel("s")
+        axes.set_ylim(bottom=0)
+        axes.legend()
+    figure.savefig(path)
+    pyplot.close(figure)
 
 
 def plot(path: Path, name: str, points: Sequence[Point], measured: Sequence[Measured]) -> None:

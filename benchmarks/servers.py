@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,9 +18,12 @@ from typing import Any, Protocol
 import psutil
 import yaml
 
-from benchmarks.accounting import Process, tree, unique_bytes, usage
+from benchmarks.accounting import TOOL_ROLES, Process, tree, unique_bytes, usage
 from benchmarks.peer_environment import PEERS, peer_python
+from thornback.cluster.errors import ThornbackError
 from thornback.deployments.cluster_file import read_cluster_file
+from thornback.deployments.dashboard import Dashboard
+from thornback.deployments.mcp_client import McpClient
 from thornback.tools.benchmark import COUNTS_VARIABLE
 
 THORNBACK = Path(sys.executable).with_name("thornback")
@@ -33,8 +37,10 @@ PEER_COMMANDS = {
     "bare, JSON, a worker a core": ("bare.py", "--json", "--workers", str(os.cpu_count())),
     "fastmcp": ("fastmcp_server.py",),
     "published Ray": ("published.py",),
+    "Serve's policy": ("autoscaled.py",),
 }
 """By name in tables, the one that others are compared with first."""
+OF_RAY = ("published Ray", "Serve's policy")
 
 
 class Server(Protocol):
@@ -51,6 +57,9 @@ class Server(Protocol):
     def usage(self) -> list[Process]: ...
 
     def unique_bytes(self) -> dict[str, int]: ...
+
+    def replicas(self) -> set[int]:
+        """Processes that run its tools."""
 
     def counted(self) -> int:
         """Calls that its tools have counted themselves."""
@@ -71,7 +80,7 @@ class Peer:
         self.process = process
         self._counts = counts
         # Ray names its processes itself.
-        self._role = None if name == "published Ray" else "server"
+        self._role = None if name in OF_RAY else "server"
 
     def ready(self) -> None:
         return
@@ -81,6 +90,9 @@ class Peer:
 
     def unique_bytes(self) -> dict[str, int]:
         return unique_bytes(tree([self.process.pid]), self._role)
+
+    def replicas(self) -> set[int]:
+        return replicas_in(self.usage())
 
     def counted(self) -> int:
         return counted_in(self._counts)
@@ -95,6 +107,8 @@ class Cluster:
         self._counts = home / "counts"
         self._counts.mkdir()
         self._begun = False
+        self.counted_before = 0
+        """What tools had counted when it was last started."""
         self._applied: Mapping[str, Any] | None = None
         self.name = f"benchmark-{self._port}"
         self.url = f"http://127.0.0.1:{self._port}/mcp"
@@ -131,17 +145,39 @@ class Cluster:
     def down(self) -> None:
         if self._begun:  # also one that did not come up as a whole
             self._thornback("down", self.name)
+        self._begun, self._applied = False, None
+        self.counted_before = self.counted()
 
     def usage(self) -> list[Process]:
-        return usage(self._processes())
+        return usage(self.processes())
 
     def unique_bytes(self) -> dict[str, int]:
-        return unique_bytes(self._processes())
+        return unique_bytes(self.processes())
+
+    def replicas(self) -> set[int]:
+        return replicas_in(self.usage())
+
+    def status(self) -> dict[str, Any]:
+        """What `thornback status` says."""
+        said = self._thornback("status", self.name, "--json")
+        found: dict[str, Any] = json.loads(said.stdout)
+        return found
+
+    def serve_details(self) -> dict[str, Any]:
+        """What Ray Serve says of its applications, by the pool's name."""
+        file = read_cluster_file(self.state_dir)
+        assert file is not None
+        dashboard = Dashboard(file.dashboard_url, file.token)
+        try:
+            applications = dashboard.serve_details()["applications"]
+        finally:
+            dashboard.close()
+        return {name.removeprefix(f"{file.namespace}."): app for name, app in applications.items()}
 
     def counted(self) -> int:
         return counted_in(self._counts)
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         file = read_cluster_file(self.state_dir)
         return [] if file is None else tree(file.pids.values())
 
@@ -165,11 +201,25 @@ class Variant:
         self.url = cluster.url
         self.usage = cluster.usage
         self.unique_bytes = cluster.unique_bytes
+        self.replicas = cluster.replicas
+        self.processes = cluster.processes
         self.counted = cluster.counted
+        self.status = cluster.status
+        self.serve_details = cluster.serve_details
         self.state_dir = cluster.state_dir
 
     def ready(self) -> None:
         self._cluster.apply(self._overrides)
+
+    def begin_anew(self) -> None:
+        """Start the cluster again if it was called before: nothing is left of what it learned."""
+        if self.counted() > self._cluster.counted_before:
+            self._cluster.down()
+        self.ready()
+
+    def change(self, overrides: Mapping[str, Any]) -> None:
+        """Apply more settings while it runs; `ready` takes them back."""
+        self._cluster.apply(merged(self._overrides, overrides))
 
 
 @contextmanager
@@ -180,7 +230,7 @@ def started_peer(name: str, python: Path | None = None) -> Iterator[Peer]:
         python: An interpreter that has what it needs; None: the peers' own.
 
     Raises:
-        NotStarted: it does not listen.
+        NotStarted: it does not answer.
     """
     port = free_port()
     home = Path(tempfile.mkdtemp(prefix="thornback-peer-"))
@@ -196,8 +246,9 @@ def started_peer(name: str, python: Path | None = None) -> Iterator[Peer]:
             stderr=log,
         )
     try:
-        wait_until_listening(port, process, home / "log")
-        yield Peer(name, process, port, counts)
+        peer = Peer(name, process, port, counts)
+        wait_until_answering(peer.url, process, home / "log")
+        yield peer
     finally:
         end(process)
         shutil.rmtree(home, ignore_errors=True)
@@ -225,6 +276,11 @@ def merged(document: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     return found
 
 
+def replicas_in(processes: Iterable[Process]) -> set[int]:
+    """Those of them that run tools."""
+    return {process.pid for process in processes if process.role in TOOL_ROLES}
+
+
 def counted_in(directory: Path) -> int:
     """What all processes together have counted there."""
     return sum(int.from_bytes(path.read_bytes(), "little") for path in directory.iterdir())
@@ -242,20 +298,21 @@ def free_port() -> int:
         return port
 
 
-def wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when somebody listens.
+def wait_until_answering(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when a server lists its tools: Serve's proxy listens long before its replica does.
 
     Raises:
-        NotStarted: nobody does, or the process ended.
+        NotStarted: it does not, or the process ended.
     """
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
+    with McpClient(url) as client:
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                client.request("tools/list", timeout_s=5)
+            except ThornbackError:
+                time.sleep(0.05)
+            else:
+                return
     raise NotStarted(log.read_text("utf-8", "replace")[-2000:])
 
 

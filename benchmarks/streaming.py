@@ -87,7 +87,7 @@ def read_stream(url: str, load: Load) -> Stream:
     first_s = 0.0
     said = bytearray()
     try:
-        connection.request("POST", parts.path, *_request(tool, arguments))
+        connection.request("POST", parts.path, *stream_request(tool, arguments))
         answer = connection.getresponse()
         while chunk := answer.read1(CHUNK_BYTES):
             said += chunk
@@ -108,7 +108,26 @@ def items_in(said: str, text: str) -> list[int]:
     return [int(match[1]) for match in found if match]
 
 
-def _request(tool: str, arguments: dict[str, object]) -> tuple[bytes, dict[str, str]]:
+class StreamCheck:
+    """Looks at a stream of items as it comes, and keeps none of it."""
+
+    def __init__(self, text: str) -> None:
+        self.items = 0
+        """That came one after the other, without a gap."""
+        self.is_whole = False
+        """Whether the final result has come."""
+        self._item = re.compile(rb'"message":\s*"%s(\d+)"' % re.escape(text.encode()))
+        self._rest = b""
+
+    def take(self, piece: bytes) -> None:
+        lines, found, self._rest = (self._rest + piece).rpartition(b"\n")
+        for match in self._item.finditer(lines + found):
+            self.items += int(match[1]) == self.items
+        self.is_whole = self.is_whole or b'"isError":false' in lines.replace(b" ", b"")
+
+
+def stream_request(tool: str, arguments: dict[str, object]) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a call that asks for progress."""
     meta = {
         "io.modelcontextprotocol/protocolVersion": PROTOCOL_VERSION,
         "io.modelcontextprotocol/clientCapabilities": {},

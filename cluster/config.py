@@ -35,6 +35,7 @@ from thornback.cluster.config_model import (
 )
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.principals import ANONYMOUS
+from thornback.cluster.profiles import PROFILES, ProfileName
 from thornback.cluster.serve_options import DeploymentOptions, RuntimeEnvironment
 from thornback.cluster.telemetry_config import OTEL, TelemetryConfig
 
@@ -61,6 +62,9 @@ class GatewayConfig(ConfigModel):
     """Gateways. Fixed: a change makes HAProxy cut open streams."""
     num_cpus: NonNegativeFloat = 0.1
     """Share of a node's CPUs reserved for each gateway."""
+    gather_s: Annotated[float, Field(ge=0, le=0.1), NUMBER] = 0
+    """Seconds for which a gateway gathers calls for one replica before it sends them together; 0:
+    they travel together only while the replica is busy."""
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     """Largest request body, in bytes; a larger one is answered 413."""
     allow_anonymous: bool = False
@@ -189,6 +193,8 @@ class ClusterConfig(ConfigModel):
     name: Name = "local"
     state_dir: str | None = None
     """Home of registry, contents and logs; None: `~/.local/state/thornback/<name>`."""
+    profile: ProfileName = "balanced"
+    """A preset of options of pools and of the gateway; whatever the file writes wins."""
     ray: RayConfig = RayConfig()
     gateway: GatewayConfig = GatewayConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
@@ -343,12 +349,21 @@ def parse_config(document: Mapping[str, Any], origin: str, base_dir: Path) -> Cl
         if "environment" in resolved:
             raise ConfigError(f"{origin}: environment: is that of `up`, and not a key")
         environment = {name: text for name, text in os.environ.items() if name.startswith(OTEL)}
-        return ClusterConfig.model_validate(
+        config = ClusterConfig.model_validate(
             {**resolved, "base_dir": str(base_dir), "environment": environment}
         )
     except ValidationError as error:
         lines = [f"{origin}: {line}" for line in misfits(error, ClusterConfig)]
         raise ConfigError("\n".join(lines)) from error
+    return config.model_copy(update={"gateway": _preset(config.gateway, config.profile)})
+
+
+def _preset(gateway: GatewayConfig, profile: ProfileName) -> GatewayConfig:
+    """The gateway with what its profile sets and the file does not."""
+    said = gateway.model_fields_set
+    preset = {k: v for k, v in PROFILES[profile].gateway.items() if k not in said}
+    # Constructed, so that its set fields remain those of the file.
+    return GatewayConfig.model_construct(said, **{**dict(gateway), **preset})
 
 
 _REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")

@@ -37,7 +37,7 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
 
     wire: int
     call_id: str
-    """`call_...`: what a cancellation and a log line name."""
+    """`call_...`: what a cancellation names. Ours, and unique."""
     tool: str
     version: str
     arguments: bytes
@@ -65,6 +65,8 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
     batch: Batch | None = None
     """How calls of a batch tool are collected, as the catalog has it; None: as its author wrote."""
     tracestate: str | None = None
+    request_id: str = ""
+    """What log lines name the call by; its client may have chosen it. Empty: `call_id`."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
@@ -197,6 +199,8 @@ class HostState(msgspec.Struct, frozen=True, array_like=True):
     """Slots in use: calls of all gateways, and threads that outlived theirs."""
     age_s: float = math.inf
     """Seconds since it began; infinity: an older host does not say."""
+    line: str = ""
+    """Path of a socket on its machine that takes its messages (`local_line`); empty: none."""
 
 
 class Replies(msgspec.Struct, frozen=True, array_like=True):

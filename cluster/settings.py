@@ -1,8 +1,8 @@
 """What each setting of a pool or a tool comes to, and where that comes from.
 
-Layers, lowest first: built-in, `defaults`, the tool's decorator, the pool, the tool. Mappings that
-are themselves config (autoscaling, actor options, environments) merge key by key; everything else
-is replaced whole. Nothing here reads a file or knows a running cluster.
+Layers, lowest first: built-in, the profile, `defaults`, the tool's decorator, the pool, the tool.
+Mappings that are themselves config (autoscaling, actor options, environments) merge key by key;
+everything else is replaced whole. Nothing here reads a file or knows a running cluster.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from thornback.cluster.catalog import AccessPolicy, Annotations, Batch, CallPoli
 from thornback.cluster.config import ClusterConfig, PoolConfig
 from thornback.cluster.config_model import misfits
 from thornback.cluster.errors import ConfigError
+from thornback.cluster.profiles import PROFILES
 from thornback.cluster.serve_options import AutoscalingOptions, placement_fault
 
-Origin = Literal["built-in", "defaults", "decorator", "pool", "tool"]
+Origin = Literal["built-in", "profile", "defaults", "decorator", "pool", "tool"]
 
 _MERGED = ("autoscaling_config", "ray_actor_options", "logging_config", "runtime_env",
            "env_vars", "batch")  # fmt: skip
@@ -44,6 +45,7 @@ def pool_settings(config: ClusterConfig, pool: PoolConfig) -> dict[str, Setting]
     other = "autoscaling_config" if _is_fixed(defaults, chosen) else "num_replicas"
     layers: list[tuple[Origin, dict[str, Any]]] = [
         ("built-in", _built_in_options()),
+        ("profile", dict(PROFILES[config.profile].defaults)),
         ("defaults", {key: value for key, value in defaults.items() if value is not None}),
         ("pool", chosen),
     ]

@@ -18,6 +18,7 @@ from thornback.cluster.catalog import Batch
 from thornback.cluster.errors import ToolBug, ToolFailure
 from thornback.cluster.ids import new_id
 from thornback.cluster.messages import Complete, failed
+from thornback.deployments.log_records import Saying
 from thornback.deployments.tracing import Tracing
 from thornback.tools.batching import BatchBroken
 from thornback.tools.context import ToolContext
@@ -133,7 +134,7 @@ class _Invocation:
         self._is_async = tool.kind == "async"
 
         def work() -> Coroutine[Any, Any, list[Outcome]]:
-            return run_batch(tool, [(call.arguments, call.ctx) for call in calls], executor)
+            return self._run(tool, executor)
 
         linked = [call.span for call in calls if call.span is not None]
         spans = tracing.spans
@@ -148,6 +149,11 @@ class _Invocation:
     @property
     def wanted(self) -> bool:
         return not all(call.outcome.done() for call in self._calls)
+
+    async def _run(self, tool: Tool, executor: Executor | None) -> list[Outcome]:
+        with Saying([call.ctx for call in self._calls]):
+            calls = [(call.arguments, call.ctx) for call in self._calls]
+            return await run_batch(tool, calls, executor)
 
     def left(self) -> None:
         """A call of it is not waited for any more; nor is the whole, if it was the last."""
@@ -251,7 +257,8 @@ class _Queue:
                     await self._invoke([call])
         except Exception:  # a bug of ours; the callers get an answer all the same
             error_id = new_id("err")
-            logger.exception("running %s failed (%s)", self.tool.name, error_id)
+            about = {"request_ids": [call.ctx.request_id for call in calls]}
+            logger.exception("running %s failed (%s)", self.tool.name, error_id, extra=about)
             for call in calls:
                 call.finish(failed(ToolBug(self.tool.name, error_id)))
 
@@ -280,7 +287,6 @@ class _Queue:
 
     def _cancelled_itself(self, call: _Call) -> Complete:
         error_id = new_id("err")
-        logger.error(
-            "%s cancelled itself (%s, call %s)", self.tool.name, error_id, call.ctx.call_id
-        )
+        about = {"request_ids": [call.ctx.request_id]}
+        logger.error("%s cancelled itself (%s)", self.tool.name, error_id, extra=about)
         return failed(ToolBug(self.tool.name, error_id))

@@ -1,8 +1,9 @@
 """The way from this gateway to one replica: a send at a time, and what comes meanwhile in the next.
 
-No timer decides how many calls travel together. A call is sent at once when nothing is on its way;
-while a send awaits its answer, calls for the replica gather, and the answer sends them: the busier
-the replica, the more in a message. What waits here is still queued, and can go to another replica.
+No timer decides how many calls travel together, unless the operator wants one (`gather_s`). A call
+is sent at once when nothing is on its way; while a send awaits its answer, calls for the replica
+gather, and the answer sends them: the busier the replica, the more in a message. What waits here is
+still queued, and can go to another replica.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class PoolSide(Protocol):
     entry: PoolEntry
     transport: Transport
     gateway: str
+    gather_s: float
+    """Seconds for which calls gather before they leave; 0: none waits for others."""
     streams: set[Sending]
     """Sends that are not over: nothing else need hold on to them."""
 
@@ -73,7 +76,7 @@ class Channel:
         """Calls for the next send, oldest first."""
         self._cancels: list[str] = []
         self._departing = False
-        """Whether a send leaves in this round of the loop."""
+        """Whether a send leaves in this round of the loop, or when calls have gathered."""
         self._sending: Sending | None = None
         """The send that awaits its answer."""
         self._watching: Sending | None = None
@@ -130,8 +133,11 @@ class Channel:
     def _send(self) -> None:
         if self._sending is None and not self._departing and (self._pending or self._cancels):
             self._departing = True
-            # After what else comes in this round of the loop.
-            asyncio.get_running_loop().call_soon(self._depart)
+            loop = asyncio.get_running_loop()
+            if self.pool.gather_s:
+                loop.call_later(self.pool.gather_s, self._depart)
+            else:  # after what else comes in this round of the loop
+                loop.call_soon(self._depart)
 
     def _depart(self) -> None:
         self._departing = False

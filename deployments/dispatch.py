@@ -77,15 +77,19 @@ class Pools:
         self,
         clock: Clock,
         facts: ClusterFacts | None = None,
-        transport_to: Callable[[str], Transport] | None = None,
+        transport_to: Callable[[str, str], Transport] | None = None,
         node_id: str | None = None,
+        gather_s: float = 0.0,
     ) -> None:
         """
         Args:
             facts: None: asks Ray and Ray Serve.
-            transport_to: From the name of a pool's application to the way there; None: Ray Serve's.
+            transport_to: From the name of a pool's application, and the node of this gateway, to
+                the way there; None: Ray Serve's.
             node_id: The node of this gateway; None: asks Ray, when there is the first pool.
+            gather_s: Seconds for which calls for one replica gather before they leave.
         """
+        self._gather_s = gather_s
         self._facts = facts or ClusterFacts(clock)
         self._transport_to = transport_to or ServeTransport
         self._node_id = node_id
@@ -100,10 +104,11 @@ class Pools:
                 self._node_id = _this_node()
             pool = self._pools[entry.application] = ServePool(
                 entry,
-                self._transport_to(entry.application),
+                self._transport_to(entry.application, self._node_id),
                 self._facts,
                 self._gateway,
                 self._node_id,
+                self._gather_s,
             )
         pool.entry = entry
         return pool
@@ -125,12 +130,15 @@ class ServePool:
         facts: ClusterFacts,
         gateway: str,
         node_id: str,
+        gather_s: float,
     ) -> None:
         """
         Args:
             gateway: Names this gateway to the replicas.
             node_id: The node of this gateway.
+            gather_s: Seconds for which calls for one replica gather before they leave.
         """
+        self.gather_s = gather_s
         self.entry = entry
         self.transport = transport
         self.gateway = gateway
@@ -230,9 +238,13 @@ class ServePool:
         """The way to a replica that answered; a new one where it was not known."""
         channel = self._channels.get(state.replica_id)
         if channel is None:
-            channel = self._channels[state.replica_id] = Channel(Replica(state), self)
+            # One that is new has no more to catch up on than who has worked least.
+            busy_s = min((known.busy_s for known in self._replicas()), default=0.0)
+            replica = Replica(state, _now, busy_s)
+            channel = self._channels[state.replica_id] = Channel(replica, self)
         channel.replica.hear(state)
         self._heard_at = _now()
+        self.transport.met(state)
         return channel
 
     def gone(self, replica: Replica) -> None:

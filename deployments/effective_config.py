@@ -16,6 +16,7 @@ import yaml
 from thornback.cluster.catalog import ToolSpec
 from thornback.cluster.config import ClusterConfig, PoolConfig, PrincipalConfig
 from thornback.cluster.errors import ConfigError
+from thornback.cluster.profiles import PROFILES
 from thornback.cluster.settings import pool_settings, tool_settings
 from thornback.cluster.telemetry_config import trace_variables
 from thornback.cluster.validation import nearest
@@ -63,9 +64,10 @@ def _rows_of_all(config: ClusterConfig) -> Iterator[Row]:
             yield from _rows_of_telemetry(config)
         elif hasattr(value, "model_fields_set"):
             if name != "defaults":
+                preset = PROFILES[config.profile].gateway if name == "gateway" else {}
                 for key in type(value).model_fields:
-                    said = key in value.model_fields_set
-                    yield Row(f"{name}.{key}", _plain(getattr(value, key)), _origin(said))
+                    origin = _origin(key in value.model_fields_set, key in preset)
+                    yield Row(f"{name}.{key}", _plain(getattr(value, key)), origin)
         elif value != field.default:
             plain = _without_hashes(value) if name == "principals" else _plain(value)
             yield Row(name, plain, _origin(name in config.model_fields_set))
@@ -157,5 +159,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _origin(said: bool) -> str:
-    return "config" if said else "built-in"
+def _origin(said: bool, preset: bool = False) -> str:
+    if said:
+        return "config"
+    return "profile" if preset else "built-in"

@@ -37,7 +37,8 @@ class Incoming(NamedTuple):
     caller: Caller
     catalog: Catalog
     """One catalog from the first look to the answer, whatever changes meanwhile."""
-    call_id: str
+    request_id: str
+    """What log lines and the response name it by; its client may have chosen it."""
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class Exchange:
     client_info: Mapping[str, Any] | None
     notify: Notify
     room: Room
-    call_id: str
+    request_id: str
     error: str = ""
     """Dotted code of the error inside the answer, for the access log."""
     span: CallSpan | None = None

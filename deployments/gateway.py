@@ -15,6 +15,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
 from ray import serve
 
 from thornback.cluster.actors import connect
@@ -31,8 +32,10 @@ from thornback.deployments.draining import when_drained
 from thornback.deployments.exchange import Exchange
 from thornback.deployments.hot_path import HotPath
 from thornback.deployments.http_edge import Neighbours, Receive, Scope, drain
+from thornback.deployments.ingress import Ingress, is_asked
 from thornback.deployments.listen import Listening
 from thornback.deployments.lists import Lists
+from thornback.deployments.live_numbers import sums_of
 from thornback.deployments.mcp_endpoint import (
     Catalogs,
     EndpointSettings,
@@ -128,6 +131,7 @@ def assemble(
     tracing: Tracing | None = None,
     keep_alive_s: float = KEEP_ALIVE_S,
     with_hot_path: bool = True,
+    tell_request_ids: bool = True,
 ) -> GatewayApp:
     """A gateway's application from its parts.
 
@@ -136,6 +140,7 @@ def assemble(
         audience: What seals are bound to: the cluster's namespace.
         gateway: Name of this replica in the access log.
         with_hot_path: False: the SDK's kernel answers everything, to compare with.
+        tell_request_ids: False: somebody else adds that to responses.
         keys: The cluster's key ring; the first seals, all open.
         observe: As for `RoutingEngine`.
         tracing: None: nothing is traced.
@@ -167,7 +172,7 @@ def assemble(
     )
     neighbours = Neighbours(config.host, config.port, config.allowed_hosts, config.allowed_origins)
     endpoint = McpEndpoint(
-        EndpointSettings(anonymous, gateway, config.max_body_bytes, keep_alive_s),
+        EndpointSettings(anonymous, gateway, config.max_body_bytes, keep_alive_s, tell_request_ids),
         neighbours,
         catalogs,
         Sessions(seals, clock),
@@ -178,7 +183,13 @@ def assemble(
         HotPath(kernel, call=call, list_tools=lists.tools) if with_hot_path else None,
     )
     content_endpoint = ContentEndpoint(
-        uploads, neighbours, catalogs, clock, anonymous=anonymous, gateway=gateway
+        uploads,
+        neighbours,
+        catalogs,
+        clock,
+        anonymous=anonymous,
+        gateway=gateway,
+        tell_request_ids=tell_request_ids,
     )
     return GatewayApp(endpoint, content_endpoint, catalogs, listening.close)
 
@@ -211,6 +222,7 @@ class Gateway:
         self._anonymous = anonymous
         self._config = GatewayConfig.model_validate(gateway)
         self._counts = (telemetry or {}).get("metrics", True)
+        self._telemetry: Telemetry | None = None
         self._tracing = Tracing()
         self._clock = SystemClock()
         self._running = RunningCalls()
@@ -230,8 +242,8 @@ class Gateway:
         )
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
-        pools = Pools(self._clock)
-        return assemble(
+        pools = self._pools = Pools(self._clock, gather_s=self._config.gather_s)
+        app = assemble(
             self._config,
             anonymous=self._anonymous,
             audience=self._cluster,
@@ -249,12 +261,15 @@ class Gateway:
             observe=self._observe(pools),
             clock=self._clock,
             tracing=self._tracing,
+            tell_request_ids=is_asked(),  # otherwise Serve adds its own
         )
+        Ingress.gateway = app
+        return app
 
     def _observe(self, pools: Pools) -> Observe | None:
         if not self._counts:
             return None
-        telemetry = Telemetry(RaySink())
+        telemetry = self._telemetry = Telemetry(RaySink())
         telemetry.watch(pools.gauged)
         # In a context of its own: it outlives whatever it was begun in.
         self._exporting = asyncio.get_running_loop().create_task(
@@ -297,6 +312,12 @@ class Gateway:
             "throughput_optimized": bool(constants.RAY_SERVE_THROUGHPUT_OPTIMIZED),
             "separate_user_thread": bool(constants.RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD),
         }
+
+    async def numbers(self) -> bytes:
+        """What this replica has counted, and what it does now: a `GatewaySums`, for `top`."""
+        name = serve.get_replica_context().replica_tag
+        counted = {} if self._telemetry is None else self._telemetry.tools
+        return msgspec.msgpack.encode(sums_of(name, counted, self._pools.gauged()))
 
     async def check_health(self) -> None:
         """A gateway that answers is well: without the registry it serves what it knows."""

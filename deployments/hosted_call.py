@@ -26,6 +26,7 @@ from thornback.cluster.messages import (
 from thornback.deployments.batcher import Batcher
 from thornback.deployments.call_book import CallBook
 from thornback.deployments.counted_threads import CountedThreads
+from thornback.deployments.log_records import Saying
 from thornback.deployments.outbox import Outbox
 from thornback.deployments.pool_tools import PoolTools
 from thornback.deployments.tracing import Tracing
@@ -103,7 +104,8 @@ class HostedCall:
         self._at.running[call.call_id] = self
         try:
             self._context = ToolContext.of(call, events)
-            outcome = await self._traced(tool, self._context)
+            with Saying([self._context]):
+                outcome = await self._traced(tool, self._context)
         finally:
             del self._at.running[call.call_id]
             self._at.book().done(self._gateway)
@@ -161,5 +163,5 @@ class HostedCall:
 
     def _bug(self, what: str) -> Outcome:
         error_id = new_id("err")
-        logger.exception("%s %s (%s, call %s)", self._call.tool, what, error_id, self._call.call_id)
+        logger.exception("%s %s (%s)", self._call.tool, what, error_id)
         return failed(ToolBug(self._call.tool, error_id))

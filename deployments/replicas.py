@@ -6,7 +6,7 @@ gateways are in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from thornback.cluster.messages import HostState
@@ -21,19 +21,43 @@ Fate = Literal["elsewhere", "lost", "wait"]
 class Replica:
     """What a gateway knows of one replica."""
 
-    def __init__(self, state: HostState) -> None:
+    def __init__(self, state: HostState, now: Callable[[], float], busy_s: float = 0.0) -> None:
+        """
+        Args:
+            now: Seconds on a clock that never goes back.
+            busy_s: What it is taken to have worked before it was known.
+        """
         self.replica_id = state.replica_id
         self.node_id = state.node_id
         self.state = state
         """Its latest report."""
-        self.calls = 0
-        """Calls of this gateway that it was given and that are not over."""
+        self._now = now
+        self._calls = 0
+        self._busy_s = busy_s
+        self._since_s = now()
         self.on_the_way = 0
         """Those of them that it has neither admitted nor refused."""
         self.on_probation = False
         """Whether it left a send unanswered and has not been heard of since."""
         self.chosen = 0
         """Grows with each choice: when it was last given a call."""
+
+    @property
+    def calls(self) -> int:
+        """Calls of this gateway that it was given and that are not over."""
+        return self._calls
+
+    @calls.setter
+    def calls(self, calls: int) -> None:
+        now_s = self._now()
+        self._busy_s += self._calls * (now_s - self._since_s)
+        self._calls, self._since_s = calls, now_s
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that this gateway's calls took there until the last of them came or went, added
+        up also where they ran side by side."""
+        return self._busy_s
 
     def took(self, calls: int) -> None:
         """It was given calls; a negative number: they were taken back."""
@@ -60,7 +84,8 @@ def choose(replicas: Iterable[Replica], node_id: str) -> Replica | None:
     """The replica that the next call goes to; None where none has room.
 
     The one with the fewest calls for each slot; of equals one on this node; of those the one that
-    was chosen longest ago.
+    has worked least, so that long calls among short ones do not all meet the same; of those the one
+    that was chosen longest ago.
 
     Args:
         node_id: The node of this gateway.
@@ -74,8 +99,8 @@ def choose(replicas: Iterable[Replica], node_id: str) -> Replica | None:
     return best
 
 
-def _order(replica: Replica, node_id: str) -> tuple[float, bool, int]:
-    return replica.load, replica.node_id != node_id, replica.chosen
+def _order(replica: Replica, node_id: str) -> tuple[float, bool, float, int]:
+    return replica.load, replica.node_id != node_id, replica.busy_s, replica.chosen
 
 
 def fate_after_fault(state: State, fault: Fault) -> Fate:

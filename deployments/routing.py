@@ -65,6 +65,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     arguments: bytes
     """A JSON object, as it came."""
     call_id: str
+    """Ours, and unique."""
+    request_id: str = ""
+    """What log lines name it by; its client may have chosen it, and chosen it before."""
     version: str | None = None
     """Version that the caller names; None: the newest stable one."""
     progress: bool = False
@@ -279,6 +282,8 @@ def _message(call: Call, spec: ToolSpec, remaining_s: float, queue_timeout_s: fl
         queue_timeout_s,
         spec.repeatable,
         spec.batch,
+        None,
+        call.request_id,
     )
 
 

@@ -20,6 +20,7 @@ from thornback.cluster.errors import (
     ToolFailure,
     UnknownResource,
 )
+from thornback.cluster.ids import new_id
 from thornback.cluster.messages import (
     Complete,
     Event,
@@ -112,7 +113,8 @@ class ToolCalls:
             caller=exchange.caller,
             tool=params["name"],
             arguments=raw_arguments(exchange.body),
-            call_id=exchange.call_id,
+            call_id=new_id("call"),
+            request_id=exchange.request_id,
             version=requested_version(meta),
             progress=exchange.progress_token is not None,
             log_level=exchange.log_level,

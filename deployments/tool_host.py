@@ -54,6 +54,8 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
 
     replica_id: str
     node_id: str
+    line: str = ""
+    """As in `HostState`."""
 
 
 class ToolHost:
@@ -137,7 +139,11 @@ class ToolHost:
         for call_id in send.cancels:
             if (running := self._running.get(call_id)) is not None:
                 running.cancel()
-        outbox = Outbox([call.tool for call in send.calls], self._parked)
+        outbox = Outbox(
+            [call.tool for call in send.calls],
+            self._parked,
+            [call.request_id or call.call_id for call in send.calls],
+        )
         calls = self._begin(send.wire, send.gateway, send.calls, outbox, send.alone)
         try:
             await asyncio.sleep(0)  # what is over at once travels with its acknowledgement
@@ -159,7 +165,7 @@ class ToolHost:
         cancels the tool.
         """
         call = decode_call(message)
-        outbox = Outbox([call.tool], None)
+        outbox = Outbox([call.tool], None, [call.request_id or call.call_id])
         calls = self._begin(call.wire, "", [call], outbox, alone=True)
         try:
             await asyncio.sleep(0)
@@ -220,6 +226,7 @@ class ToolHost:
             book.free_for(gateway),
             book.in_use,
             self._clock.monotonic() - self._began_s,
+            here.line,
         )
 
     def _counted(self) -> CallBook:

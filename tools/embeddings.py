@@ -74,7 +74,8 @@ OUTPUT_SCHEMA = {
     idempotent=True,
     open_world=False,
     timeout_s=60,
-    batch=Batch(max_batch_size=64),
+    # Two at a time: while one batch has a core to itself, the next one uses another.
+    batch=Batch(max_batch_size=32, max_concurrent_batches=2),
     output_schema=OUTPUT_SCHEMA,
     tags=["text"],
 )

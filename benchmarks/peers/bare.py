@@ -19,7 +19,7 @@ JSON_VARIABLE = "BENCHMARK_PEER_JSON"
 
 def server() -> MCPServer:
     mcp = MCPServer("bare")
-    for function in (calls.echo, calls.echo_later, calls.echo_padded):
+    for function in (calls.echo, calls.echo_later, calls.echo_padded, calls.work):
         mcp.add_tool(function)
     for number in range(10):
         mcp.add_tool(calls.echo, name=f"noop_{number}")

@@ -6,10 +6,12 @@ Imports nothing of Thornback: peers run in an environment of their own.
 import asyncio
 import mmap
 import os
+import time
 from pathlib import Path
 
 COUNT_BYTES = 8
 _counts: dict[int, mmap.mmap] = {}
+_running = 0
 
 
 def count() -> None:
@@ -44,3 +46,16 @@ async def echo_padded(text: str, padding_bytes: int) -> str:
     """Answer with the text it was given and so many letters x behind it."""
     count()
     return text + "x" * padding_bytes
+
+
+async def work(text: str, delay_s: float) -> str:
+    """Wait, and answer with the text and: process, calls that run in it, first and last moment."""
+    global _running
+    count()
+    _running += 1
+    running, began_s = _running, time.monotonic()
+    try:
+        await asyncio.sleep(delay_s)
+    finally:
+        _running -= 1
+    return f"{text} {os.getpid()} {running} {began_s:.6f} {time.monotonic():.6f}"

@@ -22,12 +22,17 @@ def build() -> Any:
     return bare.app()
 
 
-if __name__ == "__main__":
+def run(port: int, **options: Any) -> None:
+    """Serve it until a signal comes.
+
+    Args:
+        options: Of the deployment, beside those that are as with every peer.
+    """
     here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
     ray.init(include_dashboard=False, log_to_driver=False, runtime_env=here)
-    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
     deployment = serve.deployment(serve.ingress(build)(), name="published").options(
-        logging_config={"enable_access_log": False}
+        logging_config={"enable_access_log": False}, **options
     )
     serve.run(deployment.bind(), name="published", route_prefix="/")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
@@ -37,3 +42,7 @@ if __name__ == "__main__":
             time.sleep(0.5)
     finally:
         ray.shutdown()
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]))

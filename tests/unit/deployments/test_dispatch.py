@@ -93,10 +93,11 @@ def state(replica_id: str, free: int = 4, running: int = 0, node: str = "node") 
 class Caller:
     """A pool, and what was called there."""
 
-    def __init__(self, facts: Facts = BIG, entry: PoolEntry = POOL) -> None:
+    def __init__(self, facts: Facts = BIG, entry: PoolEntry = POOL, gather_s: float = 0.0) -> None:
         self.transport = FakeTransport()
         clock = FakeClock()
-        pools = Pools(clock, ClusterFacts(clock, lambda: facts), lambda _: self.transport, "node")
+        known = ClusterFacts(clock, lambda: facts)
+        pools = Pools(clock, known, lambda *_: self.transport, "node", gather_s=gather_s)
         self.pool: ServePool = pools.get(entry)
         self._pools = pools
         self.events: list[Event] = []
@@ -140,6 +141,15 @@ async def settled() -> None:
 # --- calls that travel together -------------------------------------------------------------------
 
 
+def test_the_way_to_the_replicas_hears_which_there_are() -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        caller.know(state("r1"), state("r2"))
+        assert caller.transport.known == {"r1", "r2"}
+
+    run(scenario())
+
+
 def test_a_call_gets_its_events_and_its_outcome() -> None:
     async def scenario() -> None:
         caller = Caller()
@@ -151,6 +161,37 @@ def test_a_call_gets_its_events_and_its_outcome() -> None:
         assert await task == DONE
         assert sent.message.calls == [CALL]
         assert caller.events[1:] == [half]
+
+    run(scenario())
+
+
+def test_calls_wait_for_each_other_where_the_operator_lets_them_gather() -> None:
+    async def scenario() -> None:
+        caller = Caller(gather_s=0.02)
+        caller.know(state("r1"))
+        first = caller.begin(call(1))
+        await settled()
+        second = caller.begin(call(2))
+        sent = await caller.sent()
+        assert [one.call_id for one in sent.message.calls] == ["call_1", "call_2"]
+        sent.answer([0, 1], [(0, DONE), (1, DONE)])
+        sent.end()
+        assert [await first, await second] == [DONE, DONE]
+
+    run(scenario())
+
+
+def test_a_replica_that_is_new_has_no_more_to_catch_up_on_than_the_others() -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        task, sent = await met(caller)
+        await asyncio.sleep(0.01)  # it works
+        sent.answer([0], [(0, DONE)])
+        sent.end()
+        await task
+        worked_s = caller.pool.met(state("r1")).replica.busy_s
+        assert worked_s >= 0.01
+        assert caller.pool.met(state("r2")).replica.busy_s == worked_s
 
     run(scenario())
 
@@ -773,6 +814,7 @@ def test_a_tool_that_shares_no_stream_gets_its_own_now_and_from_then_on() -> Non
         sent.end()
         alone = await caller.sent()
         assert alone.message.alone
+        assert alone.alone
         alone.answer([0], [(0, DONE)])
         assert await task == DONE
         caller.begin(call(2))
@@ -916,7 +958,7 @@ def test_a_hosts_refusal_is_the_error_that_it_names(refused: Refused, error: Una
 
 def test_a_pool_is_made_once_and_follows_its_entry() -> None:
     clock = FakeClock()
-    transport_to: Callable[[str], FakeTransport] = lambda _: FakeTransport()  # noqa: E731
+    transport_to: Callable[[str, str], FakeTransport] = lambda *_: FakeTransport()  # noqa: E731
     finder = Pools(clock, ClusterFacts(clock, lambda: BIG), transport_to, "node")
     changed = msgspec.structs.replace(POOL, max_queued_requests=7)
     assert finder.get(POOL) is finder.get(changed)

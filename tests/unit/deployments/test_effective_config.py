@@ -47,6 +47,16 @@ def test_each_value_says_where_it_comes_from(path: Path) -> None:
     assert found["pools.text.threads"].origin == "built-in"
 
 
+def test_what_a_profile_sets_says_so(path: Path) -> None:
+    path.write_text(f"profile: throughput\n{CONFIG}", "utf-8")
+    found = rows(path)
+    assert found["profile"] == Row("profile", "throughput", "config")
+    assert found["gateway.num_replicas"].origin == "profile"
+    assert found["gateway.port"].origin == "config"
+    assert found["gateway.page_size"].origin == "built-in"
+    assert found["pools.text.max_ongoing_requests"].origin == "profile"
+
+
 def test_what_comes_from_outside_the_file_is_not_shown(path: Path) -> None:
     found = rows(path)
     assert "hunter2" not in str(found)

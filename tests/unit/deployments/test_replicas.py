@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.fakes import FakeClock
 from thornback.cluster.messages import HostState
 from thornback.deployments.replicas import (
     Fate,
@@ -14,8 +15,16 @@ from thornback.deployments.replicas import (
 )
 
 
-def replica(name: str, running: int = 0, slots: int = 4, node: str = "here") -> Replica:
-    return Replica(HostState(name, node, slots, slots - running, running))
+def replica(
+    name: str,
+    running: int = 0,
+    slots: int = 4,
+    node: str = "here",
+    clock: FakeClock | None = None,
+    busy_s: float = 0.0,
+) -> Replica:
+    now = (clock or FakeClock()).monotonic
+    return Replica(HostState(name, node, slots, slots - running, running), now, busy_s)
 
 
 def chosen(*replicas: Replica) -> str | None:
@@ -36,6 +45,19 @@ def test_calls_on_the_way_count_as_calls_there() -> None:
 def test_of_equals_the_one_on_this_node_is_first() -> None:
     assert chosen(replica("far", node="there"), replica("near")) == "near"
     assert chosen(replica("far", node="there"), replica("near", 1)) == "far"
+
+
+def test_of_equals_on_one_node_the_one_that_has_worked_least_is_first() -> None:
+    clock = FakeClock()
+    long, short = replica("long", clock=clock), replica("short", clock=clock)
+    for one, work_s in ((short, 0.005), (long, 0.5), (short, 0.005)):
+        one.took(1)
+        clock.advance(work_s)
+        one.took(-1)
+    short.chosen = 1  # the latest
+    assert chosen(long, short) == "short"
+    assert long.busy_s == pytest.approx(0.5)
+    assert chosen(replica("new", busy_s=short.busy_s), short) == "new"
 
 
 def test_of_equals_on_one_node_the_one_that_had_to_wait_longest_is_first() -> None:
