@@ -91,8 +91,12 @@ class Tracing:
         if spans is not None:
             # In a thread that can be left behind: the exporter waits up to its own time-outs.
             flushing = threading.Thread(target=spans.close, name="flush-traces", daemon=True)
-            flushing.start()
-            flushing.join(FLUSH_S)
+            try:
+                flushing.start()
+            except RuntimeError:  # the interpreter ends, and begins no thread any more
+                spans.close()
+            else:
+                flushing.join(FLUSH_S)
 
 
 def _begun(told: str, service: Service, for_tools: bool) -> Spans:
