@@ -72,7 +72,7 @@ class Tracing:
             return
         try:
             self.spans = await asyncio.to_thread(_begun, told, service, for_tools)
-            atexit.register(self.close)  # `down` asks every process to end, and Serve none of them
+            atexit.register(self.close)  # for an end that Serve does not announce
         except Exception as error:  # a trace is not worth a replica; values may be keys
             logger.error("calls are not traced: %s", type(error).__name__)
 
