@@ -7,6 +7,7 @@ exporter is imported here: that takes a second and some megabytes.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import hashlib
 import logging
 import os
@@ -71,6 +72,7 @@ class Tracing:
             return
         try:
             self.spans = await asyncio.to_thread(_begun, told, service, for_tools)
+            atexit.register(self.close)  # for an end that Serve does not announce
         except Exception as error:  # a trace is not worth a replica; values may be keys
             logger.error("calls are not traced: %s", type(error).__name__)
 
@@ -84,12 +86,17 @@ class Tracing:
 
     def close(self) -> None:
         """Send what there is, and wait for that at most `FLUSH_S`."""
+        atexit.unregister(self.close)
         spans, self.spans = self.spans, None
         if spans is not None:
             # In a thread that can be left behind: the exporter waits up to its own time-outs.
             flushing = threading.Thread(target=spans.close, name="flush-traces", daemon=True)
-            flushing.start()
-            flushing.join(FLUSH_S)
+            try:
+                flushing.start()
+            except RuntimeError:  # the interpreter ends, and begins no thread any more
+                spans.close()
+            else:
+                flushing.join(FLUSH_S)
 
 
 def _begun(told: str, service: Service, for_tools: bool) -> Spans:

@@ -544,6 +544,25 @@ def test_what_is_on_its_way_leaves_before_a_process_ends(collector: Collector) -
     assert collector.headers[0]["x-key"] == "a secret"
 
 
+ENDING = """
+import asyncio, sys
+from opentelemetry import trace
+from thornback.deployments.tracing import Service, Tracing, encoded
+
+told = {"traces": encoded({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": sys.argv[1]})}
+service = Service("thornback-test", "local", "replica-1", "1")
+asyncio.run(Tracing().begin(told, service, for_tools=True))
+with trace.get_tracer("a tool's").start_as_current_span("last step"):
+    pass
+sys.exit(0)  # as Ray's workers do when they are asked to end
+"""
+
+
+def test_a_process_that_is_asked_to_end_sends_what_its_tools_traced(collector: Collector) -> None:
+    subprocess.run([sys.executable, "-c", ENDING, collector.url], timeout=60, check=True)
+    assert [span.service for span in collector.named("last step")] == ["thornback-test"]
+
+
 @pytest.mark.usefixtures("environment_restored")
 def test_a_host_learns_from_serve_where_traces_go_and_sends_them_before_it_ends(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
