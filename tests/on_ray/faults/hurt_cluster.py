@@ -25,6 +25,7 @@ MODULES = (
     HERE / "wait_tools.py",
     HERE / "sleep_tools.py",
     HERE / "batch_tools.py",
+    HERE / "metric_tools.py",
 )
 
 
