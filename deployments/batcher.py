@@ -123,11 +123,15 @@ class _Invocation:
         self._is_async = tool.kind == "async"
         # In a context of its own: what the first call's request left in its must not be seen here.
         self.task = asyncio.get_running_loop().create_task(
-            run_batch(tool, [(call.arguments, call.ctx) for call in calls], executor),
+            run_batch(tool, [(call.arguments, call.ctx) for call in calls], executor, self._early),
             context=contextvars.Context(),
         )
         for call in calls:
             call.invocation = self
+
+    def _early(self, outcomes: dict[int, Outcome]) -> None:
+        for place, outcome in outcomes.items():
+            self._calls[place].finish(outcome)
 
     @property
     def wanted(self) -> bool:
