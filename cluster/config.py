@@ -37,6 +37,7 @@ from thornback.cluster.errors import ConfigError
 from thornback.cluster.principals import ANONYMOUS
 from thornback.cluster.profiles import PROFILES, ProfileName
 from thornback.cluster.serve_options import DeploymentOptions, RuntimeEnvironment
+from thornback.cluster.telemetry_config import OTEL, TelemetryConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 """Names of clusters and pools: they become names of actors, applications and files."""
@@ -196,6 +197,7 @@ class ClusterConfig(ConfigModel):
     """A preset of options of pools and of the gateway; whatever the file writes wins."""
     ray: RayConfig = RayConfig()
     gateway: GatewayConfig = GatewayConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     principals: dict[Name, PrincipalConfig] = {}
     datasets: dict[Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,62}$")], str] = {}
     """Tables for the data tools: a name, and a path or glob of CSV, Parquet or JSON files."""
@@ -211,6 +213,8 @@ class ClusterConfig(ConfigModel):
 
     base_dir: Annotated[str, NOT_A_KEY] = "."
     """Directory of the config file: relative paths and tool modules are found from here."""
+    environment: Annotated[dict[str, str], NOT_A_KEY] = {}
+    """OpenTelemetry's variables, as they were when the config was read."""
 
     @field_validator("base_dir")
     @classmethod
@@ -342,7 +346,12 @@ def parse_config(document: Mapping[str, Any], origin: str, base_dir: Path) -> Cl
         resolved = _resolve(dict(document), base_dir, "")
         if "base_dir" in resolved:
             raise ConfigError(f"{origin}: base_dir: is the directory of the file, and not a key")
-        config = ClusterConfig.model_validate({**resolved, "base_dir": str(base_dir)})
+        if "environment" in resolved:
+            raise ConfigError(f"{origin}: environment: is that of `up`, and not a key")
+        environment = {name: text for name, text in os.environ.items() if name.startswith(OTEL)}
+        config = ClusterConfig.model_validate(
+            {**resolved, "base_dir": str(base_dir), "environment": environment}
+        )
     except ValidationError as error:
         lines = [f"{origin}: {line}" for line in misfits(error, ClusterConfig)]
         raise ConfigError("\n".join(lines)) from error

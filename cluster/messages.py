@@ -37,7 +37,7 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
 
     wire: int
     call_id: str
-    """`call_...`: what a cancellation and a log line name."""
+    """`call_...`: what a cancellation names. Ours, and unique."""
     tool: str
     version: str
     arguments: bytes
@@ -56,6 +56,7 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
     request_state: str | None = None
     """What the tool left with that `InputNeeded`; verified by the gateway."""
     traceparent: str | None = None
+    """W3C's, of the attempt that this message is; None: the call is not traced."""
     max_result_bytes: int = 4 * 1024 * 1024
     queue_timeout_s: float = 30.0
     """Seconds the call may wait until a host admits it."""
@@ -63,6 +64,9 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
     """Whether running the call twice is as good as once."""
     batch: Batch | None = None
     """How calls of a batch tool are collected, as the catalog has it; None: as its author wrote."""
+    tracestate: str | None = None
+    request_id: str = ""
+    """What log lines name the call by; its client may have chosen it. Empty: `call_id`."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
@@ -195,6 +199,8 @@ class HostState(msgspec.Struct, frozen=True, array_like=True):
     """Slots in use: calls of all gateways, and threads that outlived theirs."""
     age_s: float = math.inf
     """Seconds since it began; infinity: an older host does not say."""
+    line: str = ""
+    """Path of a socket on its machine that takes its messages (`local_line`); empty: none."""
 
 
 class Replies(msgspec.Struct, frozen=True, array_like=True):

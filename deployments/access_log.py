@@ -1,7 +1,7 @@
 """The access log: one line of JSON for each request, whatever was in it.
 
 Who asked for what, and how it ended. Arguments, results, keys and client names are in no line; a
-name that a caller chose is cut and cannot begin a line of its own. Read by `access_lines.py`.
+name that a caller chose is cut and cannot begin a line of its own. Read by `log_lines.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TextIO
 import msgspec
 
 from thornback.cluster.errors import shown
-from thornback.cluster.ids import new_id
 from thornback.deployments.clock import Clock
 from thornback.deployments.http_edge import ClientGone
+from thornback.deployments.log_records import JsonLines
 
 CLIENT_GONE_STATUS = 499
 """For the log alone: nobody is there to read a status."""
@@ -32,7 +32,7 @@ class AccessRecord(msgspec.Struct):
     time: float
     """Wall-clock seconds of its arrival."""
     gateway: str
-    call_id: str
+    request_id: str
     method: str = ""
     name: str = ""
     """Tool, prompt or URI."""
@@ -51,10 +51,10 @@ class recorded:
     A client that has gone ends it here: there is nobody left to answer.
     """
 
-    def __init__(self, clock: Clock, gateway: str) -> None:
+    def __init__(self, clock: Clock, gateway: str, request_id: str) -> None:
         self._clock = clock
         self._began = clock.monotonic()
-        self._record = AccessRecord(clock.wall(), gateway, new_id("call"))
+        self._record = AccessRecord(clock.wall(), gateway, request_id)
 
     def __enter__(self) -> AccessRecord:
         return self._record
@@ -85,14 +85,14 @@ def log_to_output() -> None:
     """Send what this process logs to its output, which Ray keeps in files.
 
     Ray Serve gives handlers to its own loggers alone, and without one a line below `WARNING` goes
-    nowhere. Access records stand alone on their lines; everything else says when and from where.
+    nowhere.
     """
     global _write
     # Not `sys.stdout`: Serve puts its own logger there, which keeps a thousand lines to itself.
     if sys.__stdout__ is not None:
         _write = _Output(sys.__stdout__)
     others = logging.StreamHandler(sys.__stderr__)
-    others.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    others.setFormatter(JsonLines())
     configured = logging.getLogger("thornback")
     configured.setLevel(logging.INFO)
     configured.propagate = False

@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 from thornback.cluster.catalog import Batch
 from thornback.cluster.errors import ToolBug, ToolFailure
 from thornback.cluster.ids import new_id
 from thornback.cluster.messages import Complete, failed
+from thornback.deployments.log_records import Saying
+from thornback.deployments.tracing import Tracing
 from thornback.tools.batching import BatchBroken
 from thornback.tools.context import ToolContext
 from thornback.tools.definition import Tool
@@ -32,15 +35,18 @@ class Batcher:
         self,
         executor: Executor | None = None,
         slots: Callable[[], int] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """
         Args:
             executor: Where plain functions run; None: the loop's default.
             slots: How many calls this host runs at a time: a batch of so many does not wait for
                 more, which could not come. None: no limit.
+            tracing: None: nothing is traced.
         """
         self._executor = executor
         self._slots = slots
+        self._tracing = tracing or Tracing()
         self._queues: dict[Tool, _Queue] = {}
 
     async def run(
@@ -66,10 +72,10 @@ class Batcher:
         """
         queue = self._queues.get(tool)
         if queue is None:
-            queue = self._queues[tool] = _Queue(tool, self._executor, self._slots)
+            queue = self._queues[tool] = _Queue(tool, self._executor, self._slots, self._tracing)
         if repeatable is None:
             repeatable = bool(tool.annotations.read_only or tool.annotations.idempotent)
-        call = _Call(arguments, ctx, repeatable)
+        call = _Call(arguments, ctx, repeatable, self._tracing)
         queue.join(call, batch or tool.batch or Batch(max_batch_size=1))
         try:
             return await call.outcome
@@ -91,7 +97,9 @@ class Batcher:
 class _Call:
     """One call, from its arrival to its outcome."""
 
-    def __init__(self, arguments: bytes, ctx: ToolContext, repeatable: bool) -> None:
+    def __init__(
+        self, arguments: bytes, ctx: ToolContext, repeatable: bool, tracing: Tracing
+    ) -> None:
         self.arguments = arguments
         self.ctx = ctx
         self.repeatable = repeatable
@@ -99,6 +107,7 @@ class _Call:
         self.due = 0.0
         """Moment, on the loop's clock, from which it need not wait for others to join its batch."""
         self.invocation: _Invocation | None = None
+        self.span = None if tracing.spans is None else tracing.spans.current()
 
     def still_wanted(self) -> bool:
         """Whether it is to be run; one whose time is over has its outcome after this."""
@@ -118,12 +127,20 @@ class _Call:
 class _Invocation:
     """One run of the tool, for the calls that it was started with."""
 
-    def __init__(self, tool: Tool, calls: Sequence[_Call], executor: Executor | None) -> None:
+    def __init__(
+        self, tool: Tool, calls: Sequence[_Call], executor: Executor | None, tracing: Tracing
+    ) -> None:
         self._calls = calls
         self._is_async = tool.kind == "async"
+
+        def work() -> Coroutine[Any, Any, list[Outcome]]:
+            return self._run(tool, executor)
+
+        linked = [call.span for call in calls if call.span is not None]
+        spans = tracing.spans
         # In a context of its own: what the first call's request left in its must not be seen here.
         self.task = asyncio.get_running_loop().create_task(
-            run_batch(tool, [(call.arguments, call.ctx) for call in calls], executor, self._early),
+            work() if spans is None else spans.batch(tool.name, linked, work),
             context=contextvars.Context(),
         )
         for call in calls:
@@ -136,6 +153,11 @@ class _Invocation:
     @property
     def wanted(self) -> bool:
         return not all(call.outcome.done() for call in self._calls)
+
+    async def _run(self, tool: Tool, executor: Executor | None) -> list[Outcome]:
+        with Saying([call.ctx for call in self._calls]):
+            calls = [(call.arguments, call.ctx) for call in self._calls]
+            return await run_batch(tool, calls, executor, self._early)
 
     def left(self) -> None:
         """A call of it is not waited for any more; nor is the whole, if it was the last."""
@@ -153,11 +175,13 @@ class _Queue:
         tool: Tool,
         executor: Executor | None,
         slots: Callable[[], int] | None,
+        tracing: Tracing,
     ) -> None:
         self.tool = tool
         self.running: set[_Invocation] = set()
         self._executor = executor
         self._slots = slots
+        self._tracing = tracing
         self._batch = Batch()
         self._waiting: dict[_Call, None] = {}  # in their order; a set would lose it
         self._batches: set[asyncio.Task[None]] = set()
@@ -237,13 +261,14 @@ class _Queue:
                     await self._invoke([call])
         except Exception:  # a bug of ours; the callers get an answer all the same
             error_id = new_id("err")
-            logger.exception("running %s failed (%s)", self.tool.name, error_id)
+            about = {"request_ids": [call.ctx.request_id for call in calls]}
+            logger.exception("running %s failed (%s)", self.tool.name, error_id, extra=about)
             for call in calls:
                 call.finish(failed(ToolBug(self.tool.name, error_id)))
 
     async def _invoke(self, calls: Sequence[_Call]) -> BatchBroken | None:
         """Run the tool once for these calls, and give each that is still there its outcome."""
-        invocation = _Invocation(self.tool, calls, self._executor)
+        invocation = _Invocation(self.tool, calls, self._executor, self._tracing)
         self.running.add(invocation)
         try:
             # Not awaited itself: it is cancelled when its calls are, and this goes on.
@@ -266,7 +291,6 @@ class _Queue:
 
     def _cancelled_itself(self, call: _Call) -> Complete:
         error_id = new_id("err")
-        logger.error(
-            "%s cancelled itself (%s, call %s)", self.tool.name, error_id, call.ctx.call_id
-        )
+        about = {"request_ids": [call.ctx.request_id]}
+        logger.error("%s cancelled itself (%s)", self.tool.name, error_id, extra=about)
         return failed(ToolBug(self.tool.name, error_id))

@@ -18,7 +18,8 @@ def gateway_app(args: dict[str, Any]) -> Application:
     """The gateway.
 
     Args:
-        args: `cluster` (namespace), `anonymous` and `gateway` (a `GatewayConfig`).
+        args: `cluster` (namespace), `anonymous`, `gateway` (a `GatewayConfig`) and `telemetry`
+            (as in `Gateway`).
     """
     from thornback.deployments.gateway import gateway_deployment
 

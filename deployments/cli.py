@@ -21,6 +21,7 @@ from thornback.deployments.cli_init import init
 from thornback.deployments.cli_logs import logs
 from thornback.deployments.cli_output import EXIT_INTERRUPTED, exit_code_of, hint
 from thornback.deployments.cli_resources import prompts, resources
+from thornback.deployments.cli_top import top
 
 
 class Commands(typer.core.TyperGroup):
@@ -50,7 +51,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 the tool or the cluster said no, 2 usage or config, "
     "3 no cluster runs.",
 )
-for command in (up, down, status, tools, call, validate, logs, init, bench):
+for command in (up, down, status, top, tools, call, validate, logs, init, bench):
     app.command()(command)
 app.add_typer(resources, name="resources")
 app.add_typer(prompts, name="prompts")

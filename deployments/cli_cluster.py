@@ -135,8 +135,9 @@ def _follow(cluster: ClusterFile) -> None:
 
     From its start: a client may have called, and a module may have printed, before this looks.
     """
-    from thornback.deployments.access_lines import access_line
-    from thornback.deployments.cli_logs import access_part, is_of_serve, lines_of
+    from thornback.deployments.cli_logs import is_of_serve
+    from thornback.deployments.log_files import lines_of
+    from thornback.deployments.log_lines import shown_lines
 
     folder = Path(cluster.temp_dir or "", "session_latest", "logs")
     hint("Ctrl-C ends the cluster.")
@@ -144,7 +145,8 @@ def _follow(cluster: ClusterFile) -> None:
         folder, cluster.namespace, None, tail=None, follow=lambda: _is_still(cluster)
     ):
         if not is_of_serve(line):
-            typer.echo(f"{file.pool}  {access_line(access_part(line)) or line}")
+            for shown in shown_lines(line):
+                typer.echo(f"{file.pool}  {shown}")
     hint(f"{cluster.name} was ended from elsewhere")
 
 

@@ -174,7 +174,7 @@ def schema() -> None:
 
     document = ClusterConfig.model_json_schema()
     # The directory of the file: set by the loader, refused in a file.
-    del document["properties"]["base_dir"]
+    del document["properties"]["base_dir"], document["properties"]["environment"]
     print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **document})
 
 

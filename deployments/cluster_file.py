@@ -35,6 +35,8 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
     """File with Ray's token; None where the environment says how to authenticate."""
     started_ray: bool = False
     """Whether `up` started this Ray, so that `down` may stop it."""
+    one_machine: bool = False
+    """Whether no other machine can be a part of this Ray."""
     temp_dir: str | None = None
     """Ray's own files; every process that `up` started names it on its command line."""
     pids: dict[str, int] = {}

@@ -31,6 +31,7 @@ from thornback.deployments.http_edge import (
 )
 from thornback.deployments.mcp_endpoint import Catalogs, caller_of
 from thornback.deployments.replies import Answer, Send, send_answer
+from thornback.deployments.request_ids import request_id_of, telling
 from thornback.deployments.uploads import Uploads, too_large
 
 PATH = "/resources/sha256/"
@@ -58,11 +59,13 @@ class ContentEndpoint:
         *,
         anonymous: bool,
         gateway: str,
+        tell_request_ids: bool = True,
     ) -> None:
         """
         Args:
             anonymous: Whether everybody is `anonymous`.
             gateway: Name of this gateway in the access log.
+            tell_request_ids: Whether responses name their requests.
         """
         self._uploads = uploads
         self._neighbours = neighbours
@@ -70,10 +73,14 @@ class ContentEndpoint:
         self._clock = clock
         self._anonymous = anonymous
         self._gateway = gateway
+        self._tell_request_ids = tell_request_ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, receive = scope["method"], ending(receive)
-        with recorded(self._clock, self._gateway) as record:
+        request_id = request_id_of(scope)
+        if self._tell_request_ids:
+            send = telling(send, request_id)
+        with recorded(self._clock, self._gateway, request_id) as record:
             record.method, record.name = f"resources {method}", scope["path"]
             try:
                 await self._answer(scope, receive, send, record)
@@ -86,7 +93,8 @@ class ContentEndpoint:
                 raise
             except Exception:
                 error_id = new_id("err")
-                logger.exception("%s of a resource failed (%s)", method, error_id)
+                about = {"request_ids": [request_id]}
+                logger.exception("%s of a resource failed (%s)", method, error_id, extra=about)
                 record.status, record.error = 500, "internal"
                 await send_answer(send, _error(500, f"Internal error ({error_id})", "internal"))
 

@@ -77,14 +77,15 @@ class Pools:
         self,
         clock: Clock,
         facts: ClusterFacts | None = None,
-        transport_to: Callable[[str], Transport] | None = None,
+        transport_to: Callable[[str, str], Transport] | None = None,
         node_id: str | None = None,
         gather_s: float = 0.0,
     ) -> None:
         """
         Args:
             facts: None: asks Ray and Ray Serve.
-            transport_to: From the name of a pool's application to the way there; None: Ray Serve's.
+            transport_to: From the name of a pool's application, and the node of this gateway, to
+                the way there; None: Ray Serve's.
             node_id: The node of this gateway; None: asks Ray, when there is the first pool.
             gather_s: Seconds for which calls for one replica gather before they leave.
         """
@@ -103,7 +104,7 @@ class Pools:
                 self._node_id = _this_node()
             pool = self._pools[entry.application] = ServePool(
                 entry,
-                self._transport_to(entry.application),
+                self._transport_to(entry.application, self._node_id),
                 self._facts,
                 self._gateway,
                 self._node_id,
@@ -243,6 +244,7 @@ class ServePool:
             channel = self._channels[state.replica_id] = Channel(replica, self)
         channel.replica.hear(state)
         self._heard_at = _now()
+        self.transport.met(state)
         return channel
 
     def gone(self, replica: Replica) -> None:

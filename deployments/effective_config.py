@@ -18,6 +18,7 @@ from thornback.cluster.config import ClusterConfig, PoolConfig, PrincipalConfig
 from thornback.cluster.errors import ConfigError
 from thornback.cluster.profiles import PROFILES
 from thornback.cluster.settings import pool_settings, tool_settings
+from thornback.cluster.telemetry_config import trace_variables
 from thornback.cluster.validation import nearest
 from thornback.deployments.modules_here import tools_here
 
@@ -33,7 +34,8 @@ class Row(NamedTuple):
     """Dotted path in the file."""
     value: Any
     origin: str
-    """`config` for what the file says itself, else the layer: `built-in`, `defaults`, ..."""
+    """`config` for what the file says itself, else the layer: `built-in`, `defaults`,
+    `environment`, ..."""
 
 
 def effective_config(path: Path, config: ClusterConfig, tool: str | None = None) -> list[Row]:
@@ -53,11 +55,13 @@ def effective_config(path: Path, config: ClusterConfig, tool: str | None = None)
 def _rows_of_all(config: ClusterConfig) -> Iterator[Row]:
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
-        if name == "base_dir":
+        if name in ("base_dir", "environment"):
             continue
         if name == "pools":
             for pool, pool_config in value.items():
                 yield from _rows_of_pool(config, pool, pool_config)
+        elif name == "telemetry":
+            yield from _rows_of_telemetry(config)
         elif hasattr(value, "model_fields_set"):
             if name != "defaults":
                 preset = PROFILES[config.profile].gateway if name == "gateway" else {}
@@ -67,6 +71,23 @@ def _rows_of_all(config: ClusterConfig) -> Iterator[Row]:
         elif value != field.default:
             plain = _without_hashes(value) if name == "principals" else _plain(value)
             yield Row(name, plain, _origin(name in config.model_fields_set))
+
+
+def _rows_of_telemetry(config: ClusterConfig) -> Iterator[Row]:
+    telemetry = config.telemetry
+    said = "metrics" in telemetry.model_fields_set
+    yield Row("telemetry.metrics", telemetry.metrics, _origin(said))
+    traces = telemetry.traces
+    if traces is None:
+        is_traced = bool(trace_variables(None, config.environment))
+        shown = Row("telemetry.traces", HIDDEN, "environment")
+        yield shown if is_traced else Row("telemetry.traces", None, _origin(False))
+        return
+    yield Row("telemetry.traces.endpoint", traces.endpoint, _origin(True))
+    for header in traces.headers:
+        yield Row(f"telemetry.traces.headers.{header}", SET, _origin(True))
+    said = "sample_ratio" in traces.model_fields_set
+    yield Row("telemetry.traces.sample_ratio", traces.sample_ratio, _origin(said))
 
 
 def _rows_of_pool(config: ClusterConfig, pool: str, pool_config: PoolConfig) -> Iterator[Row]:

@@ -25,6 +25,7 @@ DATA_PATH: Mapping[str, str] = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_MESSAGE_BYTES),
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "thornback.deployments.ingress.middlewares",
 }
 """What makes a call fast: a Ray that others started should have these too."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from thornback.cluster.catalog import Catalog
 from thornback.cluster.messages import LogLevel
@@ -12,6 +12,9 @@ from thornback.cluster.principals import Caller
 from thornback.cluster.protocol import Request
 from thornback.cluster.revisions import LOG_LEVEL_META, Revision
 from thornback.deployments.http_edge import Headers
+
+if TYPE_CHECKING:
+    from thornback.deployments.spans import CallSpan
 
 Notify = Callable[[str, Mapping[str, Any]], None]
 """Sends a notification on the response of the request it belongs to; never blocks."""
@@ -34,7 +37,8 @@ class Incoming(NamedTuple):
     caller: Caller
     catalog: Catalog
     """One catalog from the first look to the answer, whatever changes meanwhile."""
-    call_id: str
+    request_id: str
+    """What log lines and the response name it by; its client may have chosen it."""
 
 
 @dataclass(slots=True)
@@ -52,9 +56,11 @@ class Exchange:
     client_info: Mapping[str, Any] | None
     notify: Notify
     room: Room
-    call_id: str
+    request_id: str
     error: str = ""
     """Dotted code of the error inside the answer, for the access log."""
+    span: CallSpan | None = None
+    """Of a call that is traced."""
     meta: Mapping[str, Any] = field(init=False)
     """The request's `_meta`; empty where it has none."""
     progress_token: str | int | None = field(init=False)

@@ -11,9 +11,11 @@ import asyncio
 import contextvars
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
 from ray import serve
 
 from thornback.cluster.actors import connect
@@ -30,8 +32,10 @@ from thornback.deployments.draining import when_drained
 from thornback.deployments.exchange import Exchange
 from thornback.deployments.hot_path import HotPath
 from thornback.deployments.http_edge import Neighbours, Receive, Scope, drain
+from thornback.deployments.ingress import Ingress, is_asked
 from thornback.deployments.listen import Listening
 from thornback.deployments.lists import Lists
+from thornback.deployments.live_numbers import sums_of
 from thornback.deployments.mcp_endpoint import (
     Catalogs,
     EndpointSettings,
@@ -49,6 +53,7 @@ from thornback.deployments.seal import Seals
 from thornback.deployments.sessions import Sessions
 from thornback.deployments.telemetry import RaySink, Telemetry
 from thornback.deployments.tool_calls import ToolCalls
+from thornback.deployments.tracing import Service, Tracing
 from thornback.deployments.uploads import Uploads
 
 SERVER_NAME = "thornback"
@@ -121,10 +126,12 @@ def assemble(
     listening: Listening,
     running: RunningCalls,
     pass_on_cancel: PassOnCancel,
-    observe: Observe,
+    observe: Observe | None,
     clock: Clock,
+    tracing: Tracing | None = None,
     keep_alive_s: float = KEEP_ALIVE_S,
     with_hot_path: bool = True,
+    tell_request_ids: bool = True,
 ) -> GatewayApp:
     """A gateway's application from its parts.
 
@@ -133,7 +140,10 @@ def assemble(
         audience: What seals are bound to: the cluster's namespace.
         gateway: Name of this replica in the access log.
         with_hot_path: False: the SDK's kernel answers everything, to compare with.
+        tell_request_ids: False: somebody else adds that to responses.
         keys: The cluster's key ring; the first seals, all open.
+        observe: As for `RoutingEngine`.
+        tracing: None: nothing is traced.
     """
     seals = Seals(keys, audience)
     states = RequestStates(seals, clock)
@@ -141,7 +151,7 @@ def assemble(
     lists = Lists(seals, config.page_size, scope)
     reading = Reading(contents, states, scope)
     engine = RoutingEngine(lambda: catalogs.catalog, pools, clock, config.max_timeout_s, observe)
-    tool_calls = ToolCalls(engine, states)
+    call = (tracing or Tracing()).calls(ToolCalls(engine, states).call)
     kernel = Kernel(
         SERVER_NAME,
         version("thornback"),
@@ -157,12 +167,12 @@ def assemble(
             "completion/complete": reading.complete,
             "logging/setLevel": _accept,
         },
-        direct={"tools/list": lists.tools, "tools/call": tool_calls.call},
+        direct={"tools/list": lists.tools, "tools/call": call},
         public=anonymous,
     )
     neighbours = Neighbours(config.host, config.port, config.allowed_hosts, config.allowed_origins)
     endpoint = McpEndpoint(
-        EndpointSettings(anonymous, gateway, config.max_body_bytes, keep_alive_s),
+        EndpointSettings(anonymous, gateway, config.max_body_bytes, keep_alive_s, tell_request_ids),
         neighbours,
         catalogs,
         Sessions(seals, clock),
@@ -170,10 +180,16 @@ def assemble(
         running,
         pass_on_cancel,
         clock,
-        HotPath(kernel, call=tool_calls.call, list_tools=lists.tools) if with_hot_path else None,
+        HotPath(kernel, call=call, list_tools=lists.tools) if with_hot_path else None,
     )
     content_endpoint = ContentEndpoint(
-        uploads, neighbours, catalogs, clock, anonymous=anonymous, gateway=gateway
+        uploads,
+        neighbours,
+        catalogs,
+        clock,
+        anonymous=anonymous,
+        gateway=gateway,
+        tell_request_ids=tell_request_ids,
     )
     return GatewayApp(endpoint, content_endpoint, catalogs, listening.close)
 
@@ -187,16 +203,27 @@ async def _accept(_: Exchange) -> dict[str, Any]:
 class Gateway:
     """The ingress deployment: one of these in each replica."""
 
-    def __init__(self, cluster: str, anonymous: bool, gateway: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        anonymous: bool,
+        gateway: Mapping[str, Any],
+        telemetry: Mapping[str, Any] | None = None,
+    ) -> None:
         """
         Args:
             cluster: Namespace of the cluster's actors.
             anonymous: Whether everybody is `anonymous`: a cluster without principals.
             gateway: A `GatewayConfig`.
+            telemetry: `metrics`: whether calls are counted (None: they are); `traces`: a digest of
+                what `user_config` says of them.
         """
         self._cluster = cluster
         self._anonymous = anonymous
         self._config = GatewayConfig.model_validate(gateway)
+        self._counts = (telemetry or {}).get("metrics", True)
+        self._telemetry: Telemetry | None = None
+        self._tracing = Tracing()
         self._clock = SystemClock()
         self._running = RunningCalls()
         self._listening = Listening()
@@ -215,14 +242,8 @@ class Gateway:
         )
         blobs = BlobClient(self._cluster)
         contents = ContentReader(blobs)
-        pools = Pools(self._clock, gather_s=self._config.gather_s)
-        telemetry = Telemetry(RaySink())
-        telemetry.watch(pools.gauged)
-        # In a context of its own: it outlives whatever it was begun in.
-        self._exporting = asyncio.get_running_loop().create_task(
-            telemetry.keep_exporting(), context=contextvars.Context()
-        )
-        return assemble(
+        pools = self._pools = Pools(self._clock, gather_s=self._config.gather_s)
+        app = assemble(
             self._config,
             anonymous=self._anonymous,
             audience=self._cluster,
@@ -237,9 +258,39 @@ class Gateway:
             listening=self._listening,
             running=self._running,
             pass_on_cancel=Cancellations(self._ask_all).pass_on,
-            observe=telemetry.observe,
+            observe=self._observe(pools),
             clock=self._clock,
+            tracing=self._tracing,
+            tell_request_ids=is_asked(),  # otherwise Serve adds its own
         )
+        Ingress.gateway = app
+        return app
+
+    def _observe(self, pools: Pools) -> Observe | None:
+        if not self._counts:
+            return None
+        telemetry = self._telemetry = Telemetry(RaySink())
+        telemetry.watch(pools.gauged)
+        # In a context of its own: it outlives whatever it was begun in.
+        self._exporting = asyncio.get_running_loop().create_task(
+            telemetry.keep_exporting(), context=contextvars.Context()
+        )
+        return telemetry.observe
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Learn where traces go: Serve's word, before the first request."""
+        replica = serve.get_replica_context().replica_tag
+        service = Service(
+            "thornback-gateway",
+            self._cluster.removeprefix("thornback."),
+            replica,
+            version("thornback"),
+        )
+        await self._tracing.begin(user_config, service)
+
+    def __del__(self) -> None:  # what Serve calls when it stops a replica
+        with suppress(Exception):
+            self._tracing.close()
 
     async def cancel(self, keys: Sequence[Key]) -> int:
         """Cancel what runs here of these calls; how many did."""
@@ -261,6 +312,12 @@ class Gateway:
             "throughput_optimized": bool(constants.RAY_SERVE_THROUGHPUT_OPTIMIZED),
             "separate_user_thread": bool(constants.RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD),
         }
+
+    async def numbers(self) -> bytes:
+        """What this replica has counted, and what it does now: a `GatewaySums`, for `top`."""
+        name = serve.get_replica_context().replica_tag
+        counted = {} if self._telemetry is None else self._telemetry.tools
+        return msgspec.msgpack.encode(sums_of(name, counted, self._pools.gauged()))
 
     async def check_health(self) -> None:
         """A gateway that answers is well: without the registry it serves what it knows."""

@@ -10,12 +10,15 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from thornback.cluster.errors import CallCancelled, ToolBug, ToolTimeout
 from thornback.cluster.ids import new_id
 from thornback.cluster.messages import (
     ALONE,
     WIRE_VERSION,
     CallMessage,
+    Complete,
     Outcome,
     Refused,
     failed,
@@ -23,8 +26,10 @@ from thornback.cluster.messages import (
 from thornback.deployments.batcher import Batcher
 from thornback.deployments.call_book import CallBook
 from thornback.deployments.counted_threads import CountedThreads
+from thornback.deployments.log_records import Saying
 from thornback.deployments.outbox import Outbox
 from thornback.deployments.pool_tools import PoolTools
+from thornback.deployments.tracing import Tracing
 from thornback.tools.context import ToolContext
 from thornback.tools.definition import Tool
 from thornback.tools.runner import run
@@ -45,6 +50,7 @@ class Workplace(NamedTuple):
     """The slots, counted now."""
     freed: Callable[[], None]
     """Called when a call gives its slot back."""
+    tracing: Tracing
 
 
 class HostedCall:
@@ -98,7 +104,8 @@ class HostedCall:
         self._at.running[call.call_id] = self
         try:
             self._context = ToolContext.of(call, events)
-            outcome = await self._run(tool, self._context)
+            with Saying([self._context]):
+                outcome = await self._traced(tool, self._context)
         finally:
             del self._at.running[call.call_id]
             self._at.book().done(self._gateway)
@@ -118,7 +125,25 @@ class HostedCall:
         self.in_thread = tool.batch is None and tool.kind in ("plain", "generator")
         return None
 
+    async def _traced(self, tool: Tool, context: ToolContext) -> Outcome:
+        spans = self._at.tracing.spans
+        if spans is None:
+            return await self._run(tool, context)
+        with spans.tool(self._call, self._at.pool) as span:
+            outcome = await self._run(tool, context)
+            span.came_to(outcome)
+            return outcome
+
     async def _run(self, tool: Tool, context: ToolContext) -> Outcome:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        outcome = await self._outcome(tool, context)
+        if isinstance(outcome, Complete) and not outcome.run_s:
+            # What gave it up had not seen it begin.
+            return msgspec.structs.replace(outcome, run_s=loop.time() - began_s)
+        return outcome
+
+    async def _outcome(self, tool: Tool, context: ToolContext) -> Outcome:
         call = self._call
         try:
             async with asyncio.timeout(call.remaining_s):
@@ -138,5 +163,5 @@ class HostedCall:
 
     def _bug(self, what: str) -> Outcome:
         error_id = new_id("err")
-        logger.exception("%s %s (%s, call %s)", self._call.tool, what, error_id, self._call.call_id)
+        logger.exception("%s %s (%s)", self._call.tool, what, error_id)
         return failed(ToolBug(self._call.tool, error_id))

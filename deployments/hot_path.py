@@ -72,7 +72,7 @@ class HotPath:
         None for what is not: where headers and body differ or spell the same in two ways, where
         arguments are mirrored in headers, and wherever the kernel might find something wrong.
         """
-        request, body, headers, caller, catalog, call_id = incoming
+        request, body, headers, caller, catalog, request_id = incoming
         params, method = request.params, request.method
         plain = _PLAIN_PARAMS.get(method)
         if plain is None or not plain.issuperset(params):
@@ -95,7 +95,7 @@ class HotPath:
             client_info=info,
             notify=reply.notify,
             room=reply.room,
-            call_id=call_id,
+            request_id=request_id,
         )
 
     def _is_plain_call(self, incoming: Incoming, meta: Mapping[str, Any]) -> bool:

@@ -138,6 +138,7 @@ def _start(
         config_path=_text(config_path),
         token_path=str(paths.token),
         started_ray=True,
+        one_machine=config.loopback_only,
         temp_dir=str(paths.temp_dir),
     )
     try:

@@ -66,6 +66,7 @@ from thornback.deployments.request_contexts import (
     exchange_of,
     session_of,
 )
+from thornback.deployments.request_ids import request_id_of, telling
 from thornback.deployments.running_calls import Key, RunningCalls
 from thornback.deployments.sdk import Kernel
 from thornback.deployments.sessions import Sessions, session_key
@@ -105,6 +106,8 @@ class EndpointSettings(msgspec.Struct, frozen=True):
     """Name of this gateway in the access log."""
     max_body_bytes: int = 4 * 1024 * 1024
     keep_alive_s: float = KEEP_ALIVE_S
+    tell_request_ids: bool = True
+    """Whether responses name their requests; not where somebody else adds that."""
 
 
 class McpEndpoint:
@@ -137,7 +140,10 @@ class McpEndpoint:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with recorded(self._clock, self._settings.gateway) as record:
+        request_id = request_id_of(scope)
+        if self._settings.tell_request_ids:
+            send = telling(send, request_id)
+        with recorded(self._clock, self._settings.gateway, request_id) as record:
             await self._answer(scope, receive, send, record)
 
     async def _answer(
@@ -160,7 +166,7 @@ class McpEndpoint:
             await send_answer(send, _refusal(None, error, record))
             return
         if isinstance(message, Request):
-            incoming = Incoming(message, body, headers, caller, catalog, record.call_id)
+            incoming = Incoming(message, body, headers, caller, catalog, record.request_id)
             await self._request(incoming, receive, send, record)
         else:
             await send_answer(send, await self._acknowledge(message, headers, caller, record))
@@ -231,7 +237,7 @@ class McpEndpoint:
             return
         except Exception:
             record.error = "internal"
-            answer = _bug_answer(request)
+            answer = _bug_answer(request, record.request_id)
             record.status = answer.status
             await send_answer(send, answer)
             return
@@ -298,7 +304,7 @@ class McpEndpoint:
             return _error_answer(rpc_id, rpc_error(error), keep_status=modern)
         except Exception:
             exchange.error = "internal"
-            return _bug_answer(exchange.request)
+            return _bug_answer(exchange.request, exchange.request_id)
 
     async def _initialize(self, exchange: Exchange) -> Answer:
         result, revision = await self._kernel.initialize(exchange)
@@ -333,10 +339,11 @@ def _error_answer(rpc_id: RpcId | None, error: RpcError, *, keep_status: bool) -
     return Answer(status, encode_error(rpc_id, error), error.headers)
 
 
-def _bug_answer(request: Request) -> Answer:
+def _bug_answer(request: Request, request_id: str) -> Answer:
     """The answer where an exception of ours is being handled, which only the log may tell."""
     error_id = new_id("err")
-    logger.exception("%s failed (%s)", shown(request.method), error_id)
+    about = {"request_ids": [request_id]}
+    logger.exception("%s failed (%s)", shown(request.method), error_id, extra=about)
     return _error_answer(request.id, internal_error(error_id), keep_status=True)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from thornback.cluster.errors import ResultTooLarge, ToolBug
 from thornback.cluster.ids import new_id
@@ -38,13 +38,17 @@ MESSAGE_BYTES = 1024 * 1024
 class Outbox:
     """The replies to one send. Everything but emitting happens on the loop."""
 
-    def __init__(self, tools: list[str], parked: ParkedValues | None) -> None:
+    def __init__(
+        self, tools: list[str], parked: ParkedValues | None, request_ids: Sequence[str] = ()
+    ) -> None:
         """
         Args:
             tools: Name of the tool of each call, by its place in the send.
             parked: Takes what is too large; None: nothing is, to a gateway that cannot fetch it.
+            request_ids: Of the calls, for the log.
         """
         self._tools = tools
+        self._request_ids = request_ids
         self._parked = parked
         self._loop = asyncio.get_running_loop()
         self._acknowledged: list[int] = []
@@ -137,7 +141,8 @@ class Outbox:
 
     def _unsendable(self, place: int, reply: Event | Outcome) -> bytes | None:
         tool, error_id = self._tools[place], new_id("err")
-        logger.exception("what %s said cannot be sent (%s)", tool, error_id)
+        about = self._about(place)
+        logger.exception("what %s said cannot be sent (%s)", tool, error_id, extra=about)
         if isinstance(reply, Event):
             return None
         return encode(failed(ToolBug(tool, error_id)))
@@ -150,7 +155,12 @@ class Outbox:
         if value_id is not None:
             return Parked(WIRE_VERSION, value_id, len(data))
         tool = self._tools[place]
-        logger.warning("no room to keep %d bytes that %s said", len(data), tool)
+        about = self._about(place)
+        logger.warning("no room to keep %d bytes that %s said", len(data), tool, extra=about)
         if isinstance(reply, Event):
             return None
         return failed(ResultTooLarge(tool, len(data), INLINE_MAX_BYTES))
+
+    def _about(self, place: int) -> dict[str, Sequence[str]]:
+        """Whose call it is, for the log."""
+        return {"request_ids": self._request_ids[place : place + 1]}

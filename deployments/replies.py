@@ -25,7 +25,7 @@ from thornback.deployments.http_edge import (
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 KEEP_ALIVE_S = 15.0
-WATCH_AFTER_S = 0.02
+WATCH_AFTER_S = 0.1
 """Until then nobody looks whether a client that waits for its answer is still there."""
 LINGER_S = 0.5
 """Between an answer after which the connection ends, and that end."""

@@ -77,7 +77,7 @@ def exchange_of(incoming: Incoming, session: Session | None, reply: Reply) -> Ex
         client_info=info,
         notify=reply.notify,
         room=reply.room,
-        call_id=incoming.call_id,
+        request_id=incoming.request_id,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -48,6 +48,9 @@ from thornback.deployments.dispatch import Emit, Pool, refusal
 from thornback.deployments.telemetry import CallFacts
 from thornback.deployments.telemetry import Outcome as Kind
 
+if TYPE_CHECKING:
+    from thornback.deployments.spans import AttemptSpan, CallSpan
+
 MAX_CHECKS = 4096
 """Compiled schemas kept; the oldest goes first."""
 
@@ -62,6 +65,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     arguments: bytes
     """A JSON object, as it came."""
     call_id: str
+    """Ours, and unique."""
+    request_id: str = ""
+    """What log lines name it by; its client may have chosen it, and chosen it before."""
     version: str | None = None
     """Version that the caller names; None: the newest stable one."""
     progress: bool = False
@@ -70,7 +76,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     input_responses: bytes | None = None
     request_state: str | None = None
     """Opened by the edge: what the tool left, as plain text."""
-    traceparent: str | None = None
+    span: CallSpan | None = None
+    """None: the call is not traced."""
 
 
 class Routed(msgspec.Struct, frozen=True):
@@ -187,7 +194,11 @@ class RoutingEngine:
             left_s = deadline - self._clock.monotonic()
             message = _message(call, spec, min(timeout_s, left_s), min(queue_timeout_s, left_s))
             try:
-                outcome = await pool.call(message, reports)
+                outcome = await (
+                    pool.call(message, reports)
+                    if call.span is None
+                    else _traced(call.span.attempt(pool.name, attempts), message, pool, reports)
+                )
                 if not isinstance(outcome, Refused):
                     return Routed(outcome, spec.version, attempts, reports.queue_s or 0.0)
                 failure = refusal(pool.name, outcome)
@@ -266,12 +277,29 @@ def _message(call: Call, spec: ToolSpec, remaining_s: float, queue_timeout_s: fl
         call.capabilities,
         call.input_responses,
         call.request_state,
-        call.traceparent,
+        None,
         spec.call.max_result_bytes,
         queue_timeout_s,
         spec.repeatable,
         spec.batch,
+        None,
+        call.request_id,
     )
+
+
+async def _traced(
+    span: AttemptSpan, message: CallMessage, pool: Pool, reports: _Reports
+) -> Complete | InputNeeded | Raised | Refused:
+    """One attempt, in a span that ends when a host admits it."""
+    message = msgspec.structs.replace(
+        message, traceparent=span.traceparent, tracestate=span.tracestate
+    )
+    reports.span = span
+    with span:
+        outcome = await pool.call(message, reports)
+        if isinstance(outcome, Refused):
+            span.refused(outcome.code)
+        return outcome
 
 
 class _Reports:
@@ -287,11 +315,15 @@ class _Reports:
         self.was_cold = False
         """Whether that host began after the call had come."""
         self.said_items = False
+        self.span: AttemptSpan | None = None
+        """Of the attempt that goes on, where the call is traced."""
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Acknowledged):
             self.queue_s = max(0.0, self._clock.monotonic() - self.arrived_at)
             self.was_cold = event.replica_age_s < self.queue_s
+            if self.span is not None:
+                self.span.admitted(event.replica_id, cold=self.was_cold)
             return
         if isinstance(event, Progress):
             # It must increase, and both the wait for a replica and a second attempt begin at 0.

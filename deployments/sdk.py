@@ -106,7 +106,9 @@ class Kernel:
             self._server.add_request_handler(method, _PARAMS[method], _adapted(handler))
         self._direct = dict(direct)
         self._stamp = msgspec.Raw(msgspec.json.encode(self._server.server_info_stamp))
-        self._server.middleware.append(self._go_direct)
+        # In place of the SDK's own, which makes a span of each request and writes what a handler
+        # raised into it; calls have spans of ours (`spans.py`) on both ways.
+        self._server.middleware[:] = [self._go_direct]
 
     async def serve(self, exchange: Exchange) -> dict[str, Any]:
         """The result of a request, in wire names, complete for its revision.

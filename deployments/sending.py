@@ -123,7 +123,10 @@ class Sending:
                 raise asyncio.CancelledError
             pool = self._channel.pool
             stream = pool.transport.send(
-                self._replica.replica_id, self._encoded(), by_reference=self._by_reference
+                self._replica.replica_id,
+                self._encoded(),
+                by_reference=self._by_reference,
+                alone=self._alone,
             )
             async for data in stream:
                 late.cancel()
@@ -149,6 +152,7 @@ class Sending:
                     self._open,
                     self._channel.pool.entry.name,
                     type(error).__name__,
+                    extra={"request_ids": [f.message.request_id for f in self._flights if f]},
                 )
             self._fail(fault_of(error))
         finally:

@@ -20,7 +20,9 @@ import msgspec
 from thornback.cluster.catalog import ToolSpec
 from thornback.cluster.config import GATEWAY_APP, ClusterConfig, PoolConfig
 from thornback.cluster.settings import effective_pool
+from thornback.cluster.telemetry_config import trace_variables
 from thornback.deployments.module_source import ModuleSource, source_of
+from thornback.deployments.tracing import TRACES, digest_of, encoded
 
 GATEWAY_DEPLOYMENT = "Gateway"
 POOL_DEPLOYMENT = "ToolHost"
@@ -158,6 +160,7 @@ def _runtime_env(
         "THORNBACK_POOL": name,
         "THORNBACK_DATASETS": msgspec.json.encode(datasets(config)).decode(),
         "THORNBACK_CODE": _code_hash(sources, version),
+        "THORNBACK_TRACES": digest_of(_traces(config)),
         # A host serves nothing over HTTP, so it has nothing to drain there.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     }
@@ -168,6 +171,10 @@ def _runtime_env(
         rest = env_vars.get("PYTHONPATH", "${PYTHONPATH}")
         env_vars["PYTHONPATH"] = ":".join(dict.fromkeys([*roots, rest]))
     return {**merged, "env_vars": env_vars}
+
+
+def _traces(config: ClusterConfig) -> dict[str, str]:
+    return trace_variables(config.telemetry.traces, config.environment)
 
 
 def _merged_env(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,11 +211,11 @@ def render_pool(config: ClusterConfig, plan: PoolPlan) -> dict[str, Any]:
         "route_prefix": None,
         "import_path": "thornback.deployments.builder:pool_app",
         "args": args,
-        "deployments": [_pool_deployment(plan)],
+        "deployments": [_pool_deployment(plan, encoded(_traces(config)))],
     }
 
 
-def _pool_deployment(plan: PoolPlan) -> dict[str, Any]:
+def _pool_deployment(plan: PoolPlan, traces: str) -> dict[str, Any]:
     pool = plan.config
     options = pool.model_dump(
         exclude_none=True,
@@ -223,14 +230,14 @@ def _pool_deployment(plan: PoolPlan) -> dict[str, Any]:
         "name": POOL_DEPLOYMENT,
         "max_ongoing_requests": POOL_STREAMS,
         "max_queued_requests": -1,
-        "user_config": {"max_ongoing_requests": pool.max_ongoing_requests},
+        "user_config": {"max_ongoing_requests": pool.max_ongoing_requests, TRACES: traces},
         "ray_actor_options": {**actor, "runtime_env": plan.runtime_env},
     }
 
 
 def render_gateway(config: ClusterConfig) -> dict[str, Any]:
     """The Serve application of the gateway."""
-    gateway = config.gateway
+    gateway, traces = config.gateway, _traces(config)
     return {
         "name": application_name(config, GATEWAY_APP),
         "route_prefix": "/",
@@ -239,12 +246,14 @@ def render_gateway(config: ClusterConfig) -> dict[str, Any]:
             "cluster": config.namespace,
             "anonymous": config.anonymous,
             "gateway": gateway.model_dump(exclude={"num_replicas", "num_cpus"}),
+            "telemetry": {"metrics": config.telemetry.metrics, TRACES: digest_of(traces)},
         },
         "deployments": [
             {
                 "name": GATEWAY_DEPLOYMENT,
                 "num_replicas": gateway.num_replicas,
                 "max_ongoing_requests": GATEWAY_STREAMS,
+                "user_config": {TRACES: encoded(traces)},
                 "max_queued_requests": -1,
                 "health_check_period_s": 1,
                 "health_check_timeout_s": 30,

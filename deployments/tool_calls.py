@@ -20,6 +20,7 @@ from thornback.cluster.errors import (
     ToolFailure,
     UnknownResource,
 )
+from thornback.cluster.ids import new_id
 from thornback.cluster.messages import (
     Complete,
     Event,
@@ -108,19 +109,19 @@ class ToolCalls:
         modern = exchange.revision.modern
         # Older revisions have no such parameter, so that nobody has checked its shape.
         responses = params.get("inputResponses") if modern else None
-        traceparent = meta.get("traceparent")
         return Call(
             caller=exchange.caller,
             tool=params["name"],
             arguments=raw_arguments(exchange.body),
-            call_id=exchange.call_id,
+            call_id=new_id("call"),
+            request_id=exchange.request_id,
             version=requested_version(meta),
             progress=exchange.progress_token is not None,
             log_level=exchange.log_level,
             capabilities=_encoder.encode(exchange.capabilities) if exchange.capabilities else b"{}",
             input_responses=None if responses is None else _encoder.encode(responses),
             request_state=self._states.open(exchange) if modern else None,
-            traceparent=traceparent if isinstance(traceparent, str) else None,
+            span=exchange.span,
         )
 
     def _input_required(self, exchange: Exchange, needed: InputNeeded) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from thornback.deployments.outbox import Outbox
 from thornback.deployments.parked_values import ParkedValues
 from thornback.deployments.pool_tools import PoolTools, SpecsOf
 from thornback.deployments.tool_modules import ToolModules, close
+from thornback.deployments.tracing import Service, Tracing
 
 MAX_THREADS = 1024
 """Threads are made when calls need them; how many calls there are at a time the slots say."""
@@ -53,6 +54,8 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
 
     replica_id: str
     node_id: str
+    line: str = ""
+    """As in `HostState`."""
 
 
 class ToolHost:
@@ -71,6 +74,7 @@ class ToolHost:
         specs_of: SpecsOf | None = None,
         replica: Callable[[], ReplicaFacts] | None = None,
         clock: Clock | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """
         Args:
@@ -80,15 +84,18 @@ class ToolHost:
             specs_of: As in `PoolTools`; None: asks the registry.
             replica: Where this runs; None: asks Ray Serve.
             clock: None: the machine's.
+            tracing: None: as `reconfigure` is told.
         """
         self._clock = clock = clock or SystemClock()
         self._began_s = clock.monotonic()
+        self._cluster = cluster
         self._pool = pool
         self._replica = (replica or _serve_replica)()
         self._tools = PoolTools(cluster, pool, modules, specs_of or _registered_specs, clock)
         self._book = CallBook(clock, DEFAULT_SLOTS)
         self._threads = CountedThreads(MAX_THREADS)
-        self._batcher = Batcher(self._threads, lambda: self._book.slots)
+        self._tracing = tracing or Tracing()
+        self._batcher = Batcher(self._threads, lambda: self._book.slots, self._tracing)
         self._parked = ParkedValues(clock)
         self._running: dict[str, HostedCall] = {}
         self._freed = asyncio.Event()
@@ -100,16 +107,25 @@ class ToolHost:
             self._running,
             self._counted,
             self._freed.set,
+            self._tracing,
         )
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Take the limits of the pool, at the start and when they change; nothing restarts.
 
         Args:
-            user_config: `max_ongoing_requests`: calls that run here at a time.
+            user_config: `max_ongoing_requests`: calls that run here at a time; `traces`, which is
+                heard once.
         """
         self._book.slots = user_config["max_ongoing_requests"]
         self._freed.set()
+        service = Service(
+            f"thornback-{self._pool}",
+            self._cluster,
+            self._replica.replica_id,
+            importlib.metadata.version("thornback"),
+        )
+        await self._tracing.begin(user_config, service, for_tools=True)
 
     # --- calls ------------------------------------------------------------------------------------
 
@@ -123,7 +139,11 @@ class ToolHost:
         for call_id in send.cancels:
             if (running := self._running.get(call_id)) is not None:
                 running.cancel()
-        outbox = Outbox([call.tool for call in send.calls], self._parked)
+        outbox = Outbox(
+            [call.tool for call in send.calls],
+            self._parked,
+            [call.request_id or call.call_id for call in send.calls],
+        )
         calls = self._begin(send.wire, send.gateway, send.calls, outbox, send.alone)
         try:
             await asyncio.sleep(0)  # what is over at once travels with its acknowledgement
@@ -145,7 +165,7 @@ class ToolHost:
         cancels the tool.
         """
         call = decode_call(message)
-        outbox = Outbox([call.tool], None)
+        outbox = Outbox([call.tool], None, [call.request_id or call.call_id])
         calls = self._begin(call.wire, "", [call], outbox, alone=True)
         try:
             await asyncio.sleep(0)
@@ -206,6 +226,7 @@ class ToolHost:
             book.free_for(gateway),
             book.in_use,
             self._clock.monotonic() - self._began_s,
+            here.line,
         )
 
     def _counted(self) -> CallBook:
@@ -249,6 +270,7 @@ class ToolHost:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if (loaded := self._tools.loaded) is not None:
             close(loaded)
+        self._tracing.close()
 
     def __del__(self) -> None:  # what Serve calls when it stops a replica
         with suppress(Exception):

@@ -1,14 +1,24 @@
-"""How messages reach the replicas of a pool: Ray Serve's handle, one method for each way.
+"""How messages reach the replicas of a pool: a line to a replica on this machine, and Ray Serve's
+handle to any.
 
-Everything that is Serve's own is here, so that channels and their tests know bytes and streams.
+A handle finds replicas, has them started, reaches other machines and carries what is large or read
+slowly. Everything that is Serve's own is here, so that channels and their tests know bytes and
+streams.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+from thornback.cluster.messages import HostState
+from thornback.deployments.local_line import Line, LineRefused
 from thornback.deployments.replicas import Fault
+
+logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "ToolHost"
 """Name of the one deployment in each pool's application."""
@@ -25,7 +35,13 @@ class Stream(Protocol):
 class Transport(Protocol):
     """The way to the replicas of one pool."""
 
-    def send(self, replica_id: str, message: bytes, *, by_reference: bool = False) -> Stream:
+    def met(self, state: HostState) -> None:
+        """A replica said something."""
+        ...
+
+    def send(
+        self, replica_id: str, message: bytes, *, by_reference: bool = False, alone: bool = False
+    ) -> Stream:
         """Send to a replica; where it is known to be gone, to another, whose answer says so.
 
         No replica gets what another may have begun: then the stream fails.
@@ -34,6 +50,7 @@ class Transport(Protocol):
             replica_id: Empty: any replica, for a message that nothing begins with. Waits for one
                 where there is none.
             by_reference: Through the object store, where a message has no limit.
+            alone: Whether the answers may be read so slowly that the replica has to wait.
         """
         ...
 
@@ -53,7 +70,11 @@ class Transport(Protocol):
 class ServeTransport:
     """A pool's application, through its deployment handle."""
 
-    def __init__(self, application: str) -> None:
+    def __init__(self, application: str, node_id: str) -> None:
+        """
+        Args:
+            node_id: The node of this process.
+        """
         from ray.serve.handle import DeploymentHandle
 
         handle: DeploymentHandle[Any] = DeploymentHandle(DEPLOYMENT, application)
@@ -61,8 +82,17 @@ class ServeTransport:
         self._handle = handle
         self._sends: dict[tuple[str, bool], Any] = {}
         """Handles by the replica that they address, and whether by reference."""
+        self._lines = Lines(node_id)
 
-    def send(self, replica_id: str, message: bytes, *, by_reference: bool = False) -> Stream:
+    def met(self, state: HostState) -> None:
+        self._lines.met(state)
+
+    def send(
+        self, replica_id: str, message: bytes, *, by_reference: bool = False, alone: bool = False
+    ) -> Stream:
+        line = None if by_reference or alone else self._lines.to(replica_id)
+        if line is not None:
+            return line.send(message)
         handle = self._sends.get((replica_id, by_reference))
         if handle is None:
             handle = self._addressed("send", replica_id, stream=True, by_reference=by_reference)
@@ -94,6 +124,41 @@ class ServeTransport:
 
 
 MAX_HANDLES = 256
+
+
+class Lines:
+    """The lines of this gateway to the replicas on its machine."""
+
+    def __init__(self, node_id: str) -> None:
+        self._node_id = node_id
+        self._lines: dict[str, Line | None] = {}
+        """By id of the replica; None where one is being opened, or could not be."""
+        self._opening: set[asyncio.Task[None]] = set()
+
+    def to(self, replica_id: str) -> Line | None:
+        """The line to a replica, where there is one that takes sends."""
+        line = self._lines.get(replica_id)
+        return line if line is not None and line.is_open else None
+
+    def met(self, state: HostState) -> None:
+        """A replica said something: if it is the first time, open a line to it."""
+        if state.node_id != self._node_id or not state.line or state.replica_id in self._lines:
+            return
+        if len(self._lines) >= MAX_HANDLES:
+            self._lines = {known: line for known, line in self._lines.items() if self.to(known)}
+        self._lines[state.replica_id] = None
+        # Of no request's context, because Serve would end it with that request.
+        task = asyncio.create_task(
+            self._open(state.replica_id, state.line), context=contextvars.Context()
+        )
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open(self, replica_id: str, path: str) -> None:
+        try:
+            self._lines[replica_id] = await Line.to(path)
+        except OSError as error:  # its machine may be ours and its files others
+            logger.warning("no line to %s, Serve's handle is slower: %s", replica_id, error)
 
 
 class SentOnce:
@@ -128,5 +193,5 @@ def fault_of(error: BaseException) -> Fault:
     """
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-    refusals = (BackPressureError, DeploymentUnavailableError)
+    refusals = (BackPressureError, DeploymentUnavailableError, LineRefused)
     return "refused" if isinstance(error, refusals) else "lost"

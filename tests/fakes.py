@@ -43,10 +43,13 @@ class FakeClock:
 class FakeSend:
     """A send that arrived at a `FakeTransport`; the test says what becomes of its stream."""
 
-    def __init__(self, replica_id: str, message: Send, by_reference: bool) -> None:
+    def __init__(
+        self, replica_id: str, message: Send, by_reference: bool, alone: bool = False
+    ) -> None:
         self.to = replica_id
         self.message = message
         self.by_reference = by_reference
+        self.alone = alone
         self.cancelled = False
         self._coming: asyncio.Queue[Replies | BaseException | None] = asyncio.Queue()
 
@@ -102,11 +105,18 @@ class FakeTransport:
         self.was_beaten = asyncio.Event()
         self.states: list[HostState] | None = None
         """What replicas answer to a heartbeat; None: there is none."""
+        self.known: set[str] = set()
+        """Replicas that were met."""
         self.parked: dict[str, Reply] = {}
         self._unread: asyncio.Queue[FakeSend] = asyncio.Queue()
 
-    def send(self, replica_id: str, message: bytes, *, by_reference: bool = False) -> FakeSend:
-        send = FakeSend(replica_id, decode_send(message), by_reference)
+    def met(self, state: HostState) -> None:
+        self.known.add(state.replica_id)
+
+    def send(
+        self, replica_id: str, message: bytes, *, by_reference: bool = False, alone: bool = False
+    ) -> FakeSend:
+        send = FakeSend(replica_id, decode_send(message), by_reference, alone)
         self.sends.append(send)
         self._unread.put_nowait(send)
         return send

@@ -73,7 +73,8 @@ class ToolContext:
         emit: Callable[[Event], None],
         *,
         tool: str = "",
-        call_id: str = "",
+        version: str = "",
+        request_id: str = "",
         principal: Principal = EVERYBODY.principal,
         remaining_s: float = 30.0,
         progress_wanted: bool = False,
@@ -85,7 +86,9 @@ class ToolContext:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tool = tool
-        self.call_id = call_id
+        self.version = version
+        self.request_id = request_id
+        """What log lines name the call by. Its client may have chosen it: it need not be unique."""
         self.principal = principal
         """Who the call is for."""
         self.capabilities: dict[str, Any] = msgspec.json.decode(capabilities, type=dict[str, Any])
@@ -117,7 +120,8 @@ class ToolContext:
         return cls(
             emit,
             tool=message.tool,
-            call_id=message.call_id,
+            version=message.version,
+            request_id=message.request_id or message.call_id,
             principal=message.principal,
             remaining_s=message.remaining_s,
             progress_wanted=message.progress,

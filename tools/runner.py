@@ -77,12 +77,14 @@ async def run(
     attempt = _Attempt(tool, arguments, ctx)
     try:
         if tool.kind in ("plain", "generator"):
-            context = contextvars.copy_context()
+            in_context = contextvars.copy_context().run
             loop = asyncio.get_running_loop()
-            outcome = await loop.run_in_executor(executor, context.run, attempt.in_thread)
+            outcome = await loop.run_in_executor(executor, in_context, attempt.in_thread)
         else:
             if not tool.is_warm:  # a class may load a model when it is made
-                await asyncio.get_running_loop().run_in_executor(executor, attempt.warm)
+                in_context = contextvars.copy_context().run
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(executor, in_context, attempt.warm)
             outcome = await attempt.on_loop()
     except asyncio.CancelledError:
         ctx.cancel()
@@ -127,15 +129,15 @@ async def run_batch(
             time.sleep(EARLY_S)
 
     attempt = _BatchAttempt(tool, calls, tell)
+    in_context = contextvars.copy_context().run
     try:
         if tool.kind == "plain":
-            in_context = contextvars.copy_context().run
             outcomes = await loop.run_in_executor(executor, in_context, attempt.in_thread)
         else:
             if tool.is_warm:
                 ready = attempt.prepare()
             else:  # a class may load a model when it is made
-                ready = await loop.run_in_executor(executor, attempt.prepare)
+                ready = await loop.run_in_executor(executor, in_context, attempt.prepare)
             outcomes = await attempt.on_loop() if ready else attempt.outcomes()
     except asyncio.CancelledError:
         for _, ctx in calls:
@@ -382,8 +384,9 @@ def _told(tool: Tool, ctx: ToolContext, error: BaseException) -> Outcome:
 def _logged(tool: Tool, contexts: Sequence[ToolContext], error: BaseException) -> str:
     """Log what only the people of this host may read; its id is what callers are told."""
     error_id = new_id("err")
-    calls = ", ".join(ctx.call_id for ctx in contexts)
-    logger.error("%s failed (%s, call %s)", tool.name, error_id, calls, exc_info=error)
+    # Of a batch it may be the failure of one call.
+    about = {"request_ids": [ctx.request_id for ctx in contexts]}
+    logger.error("%s failed (%s)", tool.name, error_id, exc_info=error, extra=about)
     return error_id
 
 

@@ -5,6 +5,7 @@ pool's `runtime_env`.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -56,7 +57,7 @@ async def nap(seconds: float, ctx: ToolContext) -> str:
     try:
         await asyncio.sleep(seconds)
     except asyncio.CancelledError:
-        leave(f"cancelled {ctx.call_id}")
+        leave(f"cancelled {ctx.request_id}")
         raise
     return "rested"
 
@@ -71,7 +72,7 @@ def blocking_nap(seconds: float, ctx: ToolContext) -> str:
     try:
         ctx.sleep(seconds)
     except ToolFailure:
-        leave(f"cancelled {ctx.call_id}")
+        leave(f"cancelled {ctx.request_id}")
         raise
     return "rested"
 
@@ -93,7 +94,7 @@ def ticks(count: int, ctx: ToolContext, every_s: float = 0.1) -> Iterator[int]:
         finished = True
     finally:
         if not finished:
-            leave(f"stopped {ctx.call_id}")
+            leave(f"stopped {ctx.request_id}")
 
 
 @tool(timeout_s=60, read_only=True)
@@ -138,6 +139,18 @@ def large(size_bytes: int) -> str:
         size_bytes: How many characters.
     """
     return "x" * size_bytes
+
+
+@tool(timeout_s=60, read_only=True)
+def talk(topic: str) -> str:
+    """Print a line and log one.
+
+    Args:
+        topic: What about.
+    """
+    print(f"let us talk of {topic}")
+    logging.getLogger("talkers").warning("enough of %s", topic)
+    return topic
 
 
 @tool(timeout_s=60, read_only=True)

@@ -31,8 +31,10 @@ from thornback.deployments.clock import SystemClock
 from thornback.deployments.contents import ContentReader
 from thornback.deployments.gateway import GatewayApp, assemble
 from thornback.deployments.listen import Listening
+from thornback.deployments.routing import PoolFinder
 from thornback.deployments.running_calls import Key, RunningCalls
 from thornback.deployments.telemetry import CallFacts
+from thornback.deployments.tracing import Tracing
 from thornback.deployments.uploads import Uploads
 from thornback.tools.definition import Tool, tools_of
 
@@ -92,14 +94,19 @@ class Cluster:
         keys: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
         config: Mapping[str, Any] | None = None,
         keep_alive_s: float = 15.0,
+        pools: PoolFinder | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """
         Args:
             keys: Bearer key and tool patterns by principal; None: everybody is anonymous.
             config: Of the gateway.
+            pools: None: the tools run right here.
+            tracing: Of the gateways.
         """
         found = [t for o in tools for t in (tools_of(o) if isinstance(o, ModuleType) else [o])]
-        self.pools = FakePools(found)
+        self.pools: Any = pools or FakePools(found)
+        self._tracing = tracing
         self.catalogs = Catalogs(Catalog("sto_test", 1, 1, {}))
         principals = [
             PrincipalEntry(name, key_hash(key), allowed)
@@ -139,6 +146,7 @@ class Cluster:
             pass_on_cancel=self._pass_on_cancel,
             observe=self.observed.append,
             clock=clock,
+            tracing=self._tracing,
             keep_alive_s=self._keep_alive_s,
             with_hot_path=with_hot_path,
         )

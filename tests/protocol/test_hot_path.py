@@ -58,9 +58,11 @@ class Pair:
         access_log._write = lines.append
         answered = asyncio.run(client.send(body, headers))
         (line,) = [json.loads(line) for line in lines]
-        for varying in ("time", "gateway", "call_id", "duration_ms"):
+        for varying in ("time", "gateway", "request_id", "duration_ms"):
             del line[varying]
-        said = {k: v for k, v in answered.headers.items() if k != "content-length"}
+        said = {
+            k: v for k, v in answered.headers.items() if k not in ("content-length", "x-request-id")
+        }
         return answered.status, said, VARYING.sub(b"~", answered.body), line
 
 

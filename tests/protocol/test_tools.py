@@ -28,8 +28,17 @@ async def test_a_result_carries_text_and_value(client: Client) -> None:
 async def test_a_result_says_what_ran_and_what_it_took(client: Client) -> None:
     meta = (await client.tool("add", {"a": 1, "b": 2})).result["_meta"]
     assert meta["io.thornback/version"] == "1.2.0"
-    assert meta["io.thornback/usage"].keys() == {"queueS", "runS", "cpuS"}
+    usage = meta["io.thornback/usage"]
+    assert usage.keys() == {"queueS", "runS", "cpuS"}
+    assert 0 < usage["cpuS"] <= usage["runS"] < 5
     assert meta[f"{META}serverInfo"]["name"] == "thornback"
+
+
+@pytest.mark.requirement("tools:call:meta")
+@pytest.mark.parametrize("name", ["fail", "buggy", "rows", "steps"])
+async def test_a_result_says_what_it_took_however_its_tool_ended(client: Client, name: str) -> None:
+    usage = (await client.tool(name)).result["_meta"]["io.thornback/usage"]
+    assert 0 < usage["runS"] < 5
 
 
 @pytest.mark.requirement("tools:call:meta")

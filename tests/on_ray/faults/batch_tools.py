@@ -1,4 +1,6 @@
-"""A batch tool that says how many calls shared its invocation."""
+"""A batch tool that says how many calls shared its invocation, and traces a step of its own."""
+
+from opentelemetry import trace
 
 from thornback.tools import Batch, tool
 
@@ -10,4 +12,5 @@ async def together(word: list[str]) -> list[int]:
     Args:
         word: Anything.
     """
-    return [len(word)] * len(word)
+    with trace.get_tracer(__name__).start_as_current_span("count"):
+        return [len(word)] * len(word)

@@ -8,13 +8,21 @@ import pytest
 
 from tests.conftest import brought_up, free_port
 from tests.on_ray.faults.hurt_cluster import HurtCluster
+from tests.otlp import Collector, collecting
 
 
 @pytest.fixture(scope="package")
-def hurt() -> Iterator[HurtCluster]:
+def collector() -> Iterator[Collector]:
+    """Where the cluster sends its traces."""
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def hurt(collector: Collector) -> Iterator[HurtCluster]:
     """The cluster. Each test leaves it whole."""
     port = free_port()
     home = Path(tempfile.mkdtemp(prefix="thornback-hurt-"))
-    running = HurtCluster(f"hurt-{port}", port, home)
+    running = HurtCluster(f"hurt-{port}", port, home, collector.url)
     with brought_up(running):
         yield running

@@ -31,8 +31,16 @@ MODULES = (
 class HurtCluster(RunningCluster):
     """A cluster with principals and two gateways, and ways to see and to end its processes."""
 
-    def __init__(self, name: str, port: int, home: Path) -> None:
+    def __init__(self, name: str, port: int, home: Path, traces: str) -> None:
+        """
+        Args:
+            traces: Where it sends them.
+        """
         super().__init__(name, port, home)
+        # Soon, for the tests; what else the operator's environment says goes along.
+        self.environment["OTEL_BSP_SCHEDULE_DELAY"] = "300"
+        self.traces = traces
+        self.traces_key = new_key()
         self.keys = {"ann": new_key(), "bob": new_key()}
         self.effects_file = home / "effects"
         self.effects_file.touch()
@@ -49,6 +57,8 @@ class HurtCluster(RunningCluster):
             config["principals"][name]["key_sha256"] = key_hash(key)
         effects = {"env_vars": {"EFFECTS_FILE": str(self.effects_file)}}
         config["pools"]["effects"]["runtime_env"] = effects
+        traces = config["telemetry"]["traces"]
+        traces |= {"endpoint": self.traces, "headers": {"x-traces-key": self.traces_key}}
         change(config)
         self.config.write_text(yaml.safe_dump(config), "utf-8")
 

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from thornback.deployments.cli_logs import RAY_MARKS, access_part, log_files
+from thornback.deployments.log_files import log_files
+from thornback.deployments.log_lines import RAY_MARKS, START
 
 
 class Lines(NamedTuple):
@@ -48,9 +49,9 @@ class LogTail:
                 file.seek(self._positions.get(path, 0))
                 lines = file.read().decode("utf-8", "replace").splitlines()
             for line in lines:
-                part = access_part(line)
-                if part.startswith('{"time":'):
-                    access.append(json.loads(part))
+                said = json.loads(line) if line.startswith(START) else {}
+                if "duration_ms" in said:
+                    access.append(said)
                 elif line and not line.startswith(RAY_MARKS):
                     others.append(line)
         return Lines(access, others)

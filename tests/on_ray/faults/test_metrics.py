@@ -83,7 +83,9 @@ def test_the_metrics_count_what_the_clients_count(hurt: HurtCluster) -> None:
     assert total(hurt, "thornback_batch_size_count", tool="together") == batches + 16
     assert total(hurt, "thornback_batch_size_bucket", tool="together", le="1") < batches + 16
     shown = {(name, labels["pool"]) for name, labels, _ in metrics(hurt) if "pool" in labels}
-    assert ("thornback_target_replicas", "batches") in shown
+    assert {("thornback_target_replicas", "batches"), ("thornback_replicas", "batches")} <= shown
+    assert total(hurt, "thornback_replicas", pool="batches", state="running") == 1
+    assert total(hurt, "thornback_last_decision_seconds", pool="batches") > 1_700_000_000
     assert total(hurt, "thornback_errors", tool="buggy", code="tool.bug") >= 3
     assert total(hurt, "thornback_total_seconds_count", tool="buggy") >= 3
     for name, labels, _ in metrics(hurt):

@@ -142,6 +142,19 @@ class Asking:
                     self.answers.append(None)
 
 
+def check_logs(foreign: ForeignRay) -> None:
+    """A request has one id, though Serve's own proxy names it; and Ray brings the logs."""
+    listing = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    with httpx.Client(trust_env=False, timeout=30) as client:
+        answer = client.post(foreign.url, json=listing, headers={"X-Request-ID": "guest-1"})
+    assert answer.headers.get_list("x-request-id") == ["guest-1"]
+    logs = foreign.thornback("logs", "--request", "guest-1", "--cluster", foreign.name)
+    assert "tools/list  ok" in logs.stdout, logs.stderr
+    logs = foreign.thornback("logs", "text_stats", "--json", "--cluster", foreign.name)
+    (line,) = (json.loads(line) for line in logs.stdout.splitlines())
+    assert (line["pool"], len(line["node"])) == ("gateway", 56)
+
+
 @pytest.fixture
 def foreign() -> Iterator[ForeignRay]:
     # Short: Ray puts Unix sockets under it.
@@ -156,6 +169,7 @@ def test_what_others_run_stays_as_it_is_and_down_removes_only_ours(foreign: Fore
         foreign.up()
         called = foreign.thornback("call", "text_stats", "text=abc", "--url", foreign.url)
         assert json.loads(called.stdout)["characters"] == 3, called.stderr
+        check_logs(foreign)
         status = json.loads(foreign.thornback("status", foreign.name, "--json").stdout)
         assert status["settings"]["missing"] == [f"export {k}={v}" for k, v in EXPECTED.items()]
         foreign.configure(bench={"tools": ["thornback.tools.benchmark"]})

@@ -217,3 +217,29 @@ def test_references_bring_secrets_and_a_missing_one_is_named(
 )  # fmt: skip
 def test_loopback_is_told_by_address(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ("{metric: false}", "telemetry.metric: unknown key; did you mean metrics?"),
+        ("{traces: {}}", "telemetry.traces.endpoint: Field required"),
+        ("{traces: {endpoint: hunter2}}", "telemetry.traces.endpoint: is not an http(s) URL"),
+        ("{traces: {endpoint: 'grpc://hunter2:4317'}}", "is not an http(s) URL"),
+        ("{traces: {endpoint: 'http://a:hunter2@b/v1/traces'}}", "put them into headers"),
+        ("{traces: {endpoint: 'http://hunter2:4318'}}", "a collector takes traces at /v1/traces"),
+        ("{traces: {endpoint: 'http://a/v1/traces', headers: {'a b': x}}}", "headers.a b: String"),
+        ('{traces: {endpoint: "http://a/v1/traces", headers: {a: "hunter2\\n"}}}', "headers.a"),
+        ("{traces: {endpoint: 'http://a/v1/traces', sample_ratio: 2}}", "less than or equal to 1"),
+    ],
+)
+def test_a_word_on_telemetry_that_cannot_be_kept_is_refused(
+    tmp_path: Path, section: str, told: str
+) -> None:
+    said = refusal(tmp_path, f"{POOL}telemetry: {section}")
+    assert told in said
+    assert "hunter2" not in said
+
+
+def test_the_environment_is_not_a_key(tmp_path: Path) -> None:
+    assert "not a key" in refusal(tmp_path, POOL + "environment: {A: b}")

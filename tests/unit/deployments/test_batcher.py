@@ -52,7 +52,7 @@ class Batches:
         self.batcher = Batcher()
 
     def call(self, text: str, batch: Batch | None = None, **facts: Any) -> asyncio.Task[Outcome]:
-        ctx = context(call_id=f"call_{text}", **facts)
+        ctx = context(request_id=f"call_{text}", **facts)
         arguments = json.dumps({"text": text}).encode()
         return asyncio.create_task(self.batcher.run(self.tool, arguments, ctx, batch))
 
@@ -273,7 +273,8 @@ def test_a_batch_that_cannot_be_repeated_fails_for_each_call_in_plain_words(
         assert "cannot take" not in said(outcome)
         assert "secret" not in said(outcome)
         assert said(outcome).rpartition("(error ")[2].rstrip(")") in caplog.text
-    assert "call_secret, call_poison" in caplog.text
+    (record,) = caplog.records
+    assert vars(record)["request_ids"] == ["call_secret", "call_poison"]
 
 
 def test_a_broken_batch_is_logged_although_its_calls_are_answered(

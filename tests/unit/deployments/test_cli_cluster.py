@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from thornback.cluster.catalog import Catalog, PoolEntry
 from thornback.cluster.config import ClusterConfig
 from thornback.cluster.scaling import Scaled
-from thornback.deployments import cli_cluster, cli_logs, launcher
+from thornback.deployments import cli_cluster, launcher, log_files
 from thornback.deployments.cli import app
 from thornback.deployments.cli_cluster import _is_still
 from thornback.deployments.cluster_file import (
@@ -243,7 +243,7 @@ def test_the_foreground_shows_each_call_and_what_tools_say_until_the_cluster_end
         assert cluster is not None
         remove_cluster_file(cluster)
 
-    monkeypatch.setattr(cli_logs.time, "sleep", meanwhile)
+    monkeypatch.setattr(log_files.time, "sleep", meanwhile)
     say("text", "said before anybody looked")
     code, output = upped()
     assert code == 0
@@ -261,7 +261,7 @@ def test_ctrl_c_ends_the_cluster_that_up_started(
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_logs.time, "sleep", interrupted)
+    monkeypatch.setattr(log_files.time, "sleep", interrupted)
     monkeypatch.setattr(
         launcher, "bring_down", lambda config, cluster: ended.append(cluster.namespace)
     )

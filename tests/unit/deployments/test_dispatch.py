@@ -97,7 +97,7 @@ class Caller:
         self.transport = FakeTransport()
         clock = FakeClock()
         known = ClusterFacts(clock, lambda: facts)
-        pools = Pools(clock, known, lambda _: self.transport, "node", gather_s=gather_s)
+        pools = Pools(clock, known, lambda *_: self.transport, "node", gather_s=gather_s)
         self.pool: ServePool = pools.get(entry)
         self._pools = pools
         self.events: list[Event] = []
@@ -139,6 +139,15 @@ async def settled() -> None:
 
 
 # --- calls that travel together -------------------------------------------------------------------
+
+
+def test_the_way_to_the_replicas_hears_which_there_are() -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        caller.know(state("r1"), state("r2"))
+        assert caller.transport.known == {"r1", "r2"}
+
+    run(scenario())
 
 
 def test_a_call_gets_its_events_and_its_outcome() -> None:
@@ -805,6 +814,7 @@ def test_a_tool_that_shares_no_stream_gets_its_own_now_and_from_then_on() -> Non
         sent.end()
         alone = await caller.sent()
         assert alone.message.alone
+        assert alone.alone
         alone.answer([0], [(0, DONE)])
         assert await task == DONE
         caller.begin(call(2))
@@ -948,7 +958,7 @@ def test_a_hosts_refusal_is_the_error_that_it_names(refused: Refused, error: Una
 
 def test_a_pool_is_made_once_and_follows_its_entry() -> None:
     clock = FakeClock()
-    transport_to: Callable[[str], FakeTransport] = lambda _: FakeTransport()  # noqa: E731
+    transport_to: Callable[[str, str], FakeTransport] = lambda *_: FakeTransport()  # noqa: E731
     finder = Pools(clock, ClusterFacts(clock, lambda: BIG), transport_to, "node")
     changed = msgspec.structs.replace(POOL, max_queued_requests=7)
     assert finder.get(POOL) is finder.get(changed)

@@ -109,3 +109,30 @@ def test_a_tool_that_no_module_declares_is_named(path: Path) -> None:
         rows(path, "nope")
     with pytest.raises(ConfigError, match=r"called text_stat; did you mean text_stats\?$"):
         rows(path, "text_stat")
+
+
+TRACED = """
+name: lab
+telemetry:
+  traces: {endpoint: "http://127.0.0.1:4318/v1/traces", headers: {x-key: swordfish}}
+pools: {text: {tools: [thornback.tools.text]}}
+"""
+
+
+def test_where_traces_go_is_shown_and_no_header(tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(TRACED, "utf-8")
+    found = rows(file)
+    assert found["telemetry.metrics"] == Row("telemetry.metrics", True, "built-in")
+    assert found["telemetry.traces.endpoint"].value == "http://127.0.0.1:4318/v1/traces"
+    assert found["telemetry.traces.headers.x-key"].value == "(set)"
+    assert found["telemetry.traces.sample_ratio"].origin == "built-in"
+    assert "swordfish" not in str(found)
+
+
+def test_traces_that_the_environment_asks_for_are_said_to_be_its(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rows(path)["telemetry.traces"] == Row("telemetry.traces", None, "built-in")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://hunter2:4318")
+    assert rows(path)["telemetry.traces"] == Row("telemetry.traces", HIDDEN, "environment")

@@ -93,6 +93,13 @@ def test_a_gateway_is_made_from_what_the_config_renders() -> None:
     assert asyncio.run(made()) == 0
 
 
+def test_a_gateway_that_shall_not_count_observes_nothing() -> None:
+    telemetry = {"metrics": False, "traces": ""}
+    gateway = Gateway("thornback.test", True, gateway={}, telemetry=telemetry)
+    no_pools: Any = None
+    assert gateway._observe(no_pools) is None
+
+
 def test_a_slow_reader_loses_the_oldest_notifications_and_never_the_answer() -> None:
     async def replied() -> bytes:
         front = Front()
@@ -120,13 +127,17 @@ def test_every_request_is_logged_however_it_ends(
 ) -> None:
     clock = FakeClock()
     caplog.set_level(logging.INFO, "thornback.access")
-    with pytest.raises(raised) if raised else nullcontext(), recorded(clock, "g") as record:
+    with (
+        pytest.raises(raised) if raised else nullcontext(),
+        recorded(clock, "g", "req_1") as record,
+    ):
         record.status = 200
         clock.advance(0.5)
         raise ending
     (line,) = [json.loads(r.getMessage()) for r in caplog.records if r.name == "thornback.access"]
     assert line["status"] == (200 if ending is KeyError else 499)
-    assert (line["gateway"], line["duration_ms"]) == ("g", 500.0)
+    told = (line["gateway"], line["request_id"], line["duration_ms"])
+    assert told == ("g", "req_1", 500.0)
 
 
 @pytest.fixture
@@ -147,7 +158,8 @@ def test_access_records_stand_alone_on_their_lines(capfd: pytest.CaptureFixture[
     logging.getLogger("thornback.deployments").info("apart")
     printed = capfd.readouterr()
     assert json.loads(printed.out)["name"] == "x\N{REPLACEMENT CHARACTER}{}"
-    assert printed.err.endswith("INFO thornback.deployments: apart\n")
+    apart = json.loads(printed.err)
+    assert (apart["logger"], apart["message"]) == ("thornback.deployments", "apart")
 
 
 @pytest.mark.usefixtures("logging_restored")
@@ -169,7 +181,7 @@ def test_lines_of_one_round_of_the_loop_are_written_together(
     monkeypatch.setattr(sys, "__stdout__", output)
     log_to_output()
     asyncio.run(scenario())
-    lines = [json.loads(line)["call_id"] for line in output.getvalue().splitlines()]
+    lines = [json.loads(line)["request_id"] for line in output.getvalue().splitlines()]
     assert (lines, output.flushes) == ([f"call_{number}" for number in range(5)], 1)
 
 
@@ -181,5 +193,5 @@ def test_an_output_that_takes_no_more_stops_no_request(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(sys, "__stdout__", Full())
     log_to_output()
-    with recorded(FakeClock(), "g") as record:
+    with recorded(FakeClock(), "g", "req_1") as record:
         record.status = 200

@@ -40,7 +40,7 @@ def completed(argument: str, prefix: str, template: str = PAGES.uri_template) ->
         client_info=None,
         notify=lambda method, params: None,
         room=lambda: asyncio.sleep(0),
-        call_id="call_x",
+        request_id="call_x",
     )
     unused: Any = None
     answer = asyncio.run(Reading(unused, unused, "public").complete(exchange))

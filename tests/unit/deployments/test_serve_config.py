@@ -1,4 +1,5 @@
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from thornback.cluster.serve_options import (
     DeploymentOptions,
     LoggingOptions,
 )
+from thornback.deployments.apply import contains
 from thornback.deployments.gateway import Gateway
 from thornback.deployments.serve_config import (
     PoolPlan,
@@ -62,6 +64,43 @@ def test_arguments_hold_names_and_modules_alone(tmp_path: Path) -> None:
     }
     deployment = deployment_of(config)
     assert deployment["num_replicas"] == 2
+
+
+def test_where_traces_go_is_told_in_no_argument_and_no_variable(tmp_path: Path) -> None:
+    traces = {"endpoint": "http://127.0.0.1:4318/v1/traces", "headers": {"x-key": "hunter2"}}
+    config = config_of(tmp_path, telemetry={"traces": traces})
+    for application in (render_pool(config, plan_of(config)), render_gateway(config)):
+        (deployment,) = application["deployments"]
+        # Ray writes arguments and runtime environments to its logs.
+        told = deployment.pop("user_config")["traces"]
+        assert json.loads(told)["OTEL_EXPORTER_OTLP_TRACES_HEADERS"] == "x-key=hunter2"
+        assert "hunter2" not in str(application)
+
+
+def test_other_traces_bring_other_replicas(tmp_path: Path) -> None:
+    def rendered(**traces: Any) -> list[dict[str, Any]]:
+        config = config_of(tmp_path, telemetry={"traces": traces} if traces else {})
+        return [render_gateway(config), render_pool(config, plan_of(config))]
+
+    endpoint = "http://127.0.0.1:4318/v1/traces"
+    with_key = {"endpoint": endpoint, "headers": {"x-key": "a"}}
+    for before, after in (({}, with_key), (with_key, {"endpoint": endpoint}), (with_key, {})):
+        for old, new in zip(rendered(**before), rendered(**after), strict=True):
+            assert not contains(old, new)
+            parts = [
+                (
+                    application["args"].get("telemetry"),
+                    application["deployments"][0]["ray_actor_options"].get("runtime_env"),
+                )
+                for application in (old, new)
+            ]
+            assert parts[0] != parts[1]
+
+
+def test_a_gateway_is_told_whether_to_count(tmp_path: Path) -> None:
+    for metrics in (True, False):
+        config = config_of(tmp_path, telemetry={"metrics": metrics})
+        assert render_gateway(config)["args"]["telemetry"] == {"metrics": metrics, "traces": ""}
 
 
 COUNTED_IN_CALLS = {"max_ongoing_requests", "max_queued_requests"}
@@ -134,7 +173,7 @@ def test_calls_are_counted_by_the_host_and_the_gateway_and_not_by_serve(
 ) -> None:
     counts = {"max_ongoing_requests": 7, "max_queued_requests": 12}
     deployment = deployment_of(config_of(tmp_path, **{where: counts}))
-    assert deployment["user_config"] == {"max_ongoing_requests": 7}
+    assert deployment["user_config"] == {"max_ongoing_requests": 7, "traces": ""}
     assert deployment["max_ongoing_requests"] >= 10_000
     assert deployment["max_queued_requests"] == -1
 

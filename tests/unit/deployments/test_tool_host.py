@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
@@ -184,6 +185,94 @@ def test_a_tool_that_hangs_is_given_up_on(cluster: Cluster) -> None:
     assert outcome.error_code == "tool.timeout"
     said = msgspec.json.decode(outcome.result)["_meta"]["io.thornback/error"]
     assert said == {"code": "tool.timeout"}
+
+
+WORK_S = 0.01
+
+
+def work() -> None:
+    """Compute for `WORK_S` seconds."""
+    end_s = time.thread_time() + WORK_S
+    while time.thread_time() < end_s:
+        pass
+
+
+@tool
+def computes() -> str:
+    """Compute."""
+    work()
+    return "done"
+
+
+@tool
+def computes_and_fails() -> str:
+    """Compute, in vain."""
+    work()
+    raise ToolFailure("in vain")
+
+
+@tool
+def computes_and_streams() -> Iterator[int]:
+    """Compute each item."""
+    for number in range(2):
+        work()
+        yield number
+
+
+@tool
+async def waits_a_little() -> str:
+    """Wait."""
+    await asyncio.sleep(WORK_S)
+    return "done"
+
+
+@pytest.mark.parametrize(
+    ("function", "remaining_s", "ran_s", "computed_s"),
+    [
+        (computes, PATIENCE_S, WORK_S, WORK_S),
+        (computes_and_fails, PATIENCE_S, WORK_S, WORK_S),
+        (computes_and_streams, PATIENCE_S, 2 * WORK_S, 2 * WORK_S),
+        (waits_a_little, PATIENCE_S, WORK_S, 0.0),
+        (forever, 0.05, 0.05, 0.0),
+    ],
+)
+def test_an_outcome_says_how_long_its_tool_ran_and_computed(
+    cluster: Cluster,
+    function: Callable[..., Any],
+    remaining_s: float,
+    ran_s: float,
+    computed_s: float,
+) -> None:
+    async def calls() -> Reply:
+        name = tool_of(function).name
+        return (await replies_of(cluster.host(function), message(name, remaining_s)))[-1]
+
+    outcome = run(calls())
+    assert isinstance(outcome, Complete)
+    # Timers of the loop are a clock's grain early.
+    assert ran_s - 0.001 <= outcome.run_s < PATIENCE_S
+    assert computed_s <= outcome.cpu_s <= outcome.run_s
+    assert computed_s or not outcome.cpu_s
+
+
+def test_calls_of_a_batch_share_what_it_computed(cluster: Cluster) -> None:
+    @tool(batch=Batch(max_batch_size=2, batch_wait_timeout_s=PATIENCE_S))
+    def computes_together(number: list[int]) -> list[int]:
+        """Compute."""
+        work()
+        return number
+
+    async def calls() -> list[Replies]:
+        host = await warm(cluster.host(echo, computes_together))
+        said = [named("computes_together", n, arguments=b'{"number":1}') for n in range(2)]
+        return await shared(host, *said)
+
+    one, other = [reply for message in run(calls()) for _, reply in message.replies]
+    assert isinstance(one, Complete)
+    assert isinstance(other, Complete)
+    assert one.run_s == other.run_s >= WORK_S
+    assert one.cpu_s == other.cpu_s
+    assert WORK_S / 2 <= one.cpu_s <= one.run_s / 2 + 0.001
 
 
 def test_a_tool_has_its_time_however_long_its_host_took_to_import(cluster: Cluster) -> None:

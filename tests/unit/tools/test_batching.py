@@ -42,7 +42,7 @@ def context(**facts: Any) -> ToolContext:
 
 
 def ran(target: Callable[..., Any], *arguments: str) -> list[Outcome]:
-    calls = [(one.encode(), context(call_id=f"call_{n}")) for n, one in enumerate(arguments)]
+    calls = [(one.encode(), context(request_id=f"call_{n}")) for n, one in enumerate(arguments)]
     return asyncio.run(run_batch(tool_of(target), calls))
 
 
@@ -214,7 +214,8 @@ def test_an_exception_in_place_of_a_result_is_a_bug_of_that_call_and_not_told(
     assert codes_of(outcomes) == [None, "tool.bug"]
     assert "password" not in texts_of(outcomes)[1]
     assert "KeyError: 'password'" in caplog.text
-    assert "call_1" in caplog.text
+    (record,) = caplog.records
+    assert vars(record)["request_ids"] == ["call_1"]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,8 @@ def test_what_keeps_a_class_from_being_made_is_told_to_every_call_and_logged_onc
         outcomes = ran(Broken, '{"text":"a"}', '{"text":"b"}')
     assert codes_of(outcomes) == ["tool.bug", "tool.bug"]
     assert caplog.text.count("RuntimeError: no model") == 1
-    assert "call_0, call_1" in caplog.text
+    (record,) = caplog.records
+    assert vars(record)["request_ids"] == ["call_0", "call_1"]
 
 
 def test_a_batch_tool_that_asks_its_caller_is_a_bug_that_says_so(

@@ -35,7 +35,7 @@ def test_a_message_becomes_a_context_with_a_deadline_on_this_clock() -> None:
     who = Principal("default", "ada", ("x",))
     message = CallMessage(WIRE_VERSION, "call_1", "t", "1.0.0", b"{}", 5.0, who, log_level="info")
     ctx = ToolContext.of(message, lambda event: None)
-    assert (ctx.principal, ctx.call_id, ctx.tool) == (who, "call_1", "t")
+    assert (ctx.principal, ctx.request_id, ctx.tool) == (who, "call_1", "t")
     assert 4 < ctx.remaining_s <= 5
 
 

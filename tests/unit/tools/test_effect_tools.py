@@ -43,7 +43,7 @@ def test_each_run_leaves_one_line(effect_tools: ModuleType, effects: Path) -> No
 
 
 def test_what_is_stopped_early_leaves_a_line(effect_tools: ModuleType, effects: Path) -> None:
-    ctx = Recorded(call_id="call_1")
+    ctx = Recorded(request_id="call_1")
     stream = effect_tools.ticks(5, ctx, every_s=0)
     assert next(stream) == 0
     stream.close()
