@@ -25,7 +25,8 @@ from benchmarks.servers import (
     merged,
     started_peer,
 )
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workload import Workload
+from benchmarks.workloads import WORKLOADS
 from thornback.cluster.errors import ThornbackError
 from thornback.deployments.load_wrk import HOW_TO_GET_IT, has_wrk
 
