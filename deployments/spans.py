@@ -110,7 +110,7 @@ class Spans:
                 "gen_ai.tool.type": "function",
                 "thornback.tool.version": call.version,
                 "thornback.pool": pool,
-                "thornback.call.id": call.call_id,
+                "thornback.request.id": call.request_id or call.call_id,
             },
         )
         return ToolSpan(span)
@@ -298,7 +298,7 @@ def _attributes(exchange: Exchange) -> dict[str, str]:
         "mcp.protocol.version": exchange.revision.name,
         "jsonrpc.request.id": str(request.id)[:64],
         "gen_ai.operation.name": "execute_tool",
-        "thornback.call.id": exchange.request_id,
+        "thornback.request.id": exchange.request_id,
     }
     name = request.params["name"]
     if name in exchange.catalog.tools:

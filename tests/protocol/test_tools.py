@@ -223,7 +223,7 @@ async def test_logs_are_sent_from_the_level_that_was_asked_for(client: Client) -
 @pytest.mark.requirement("tools:call:keep-alive")
 async def test_a_long_silence_is_filled_and_ends_with_the_answer() -> None:
     client = Cluster([tools_under_test], keep_alive_s=0.01).gateway()
-    answered = await client.tool("linger", {"seconds": 0.1})
+    answered = await client.tool("linger", {"seconds": 0.3})
     assert answered.body.startswith(b": keep-alive")
     assert answered.text == "there"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -49,6 +50,21 @@ def test_a_call_whose_host_dies_before_it_is_heard_of_runs_once(hurt: HurtCluste
     asyncio.run(scenario())
     lines = hurt.effects_file.read_text("utf-8").splitlines()
     assert [line for line in lines if line in LAST_WORDS] == LAST_WORDS
+
+
+def test_each_gateway_has_a_line_to_each_replica_of_its_machine(hurt: HurtCluster) -> None:
+    def lines() -> list[int]:
+        sockets = [psutil.Process(pid).net_connections("unix") for pid in hurt.pids("effects")]
+        return [sum(Path(s.laddr).parent.name == "sockets" for s in each) for each in sockets]
+
+    async def scenario() -> None:
+        for target in hurt.gateways():
+            call = target.tool("repeatable_effect", {"key": "by-a-line"})
+            assert not (await target.ask(call)).result["isError"]
+        # One to listen on, and one to each of the two gateways.
+        await until(lambda: lines() == [3] * len(hurt.pids("effects")), WHOLE_S)
+
+    asyncio.run(scenario())
 
 
 def catalog_of(hurt: HurtCluster) -> dict[str, Any]:

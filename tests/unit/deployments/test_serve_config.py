@@ -270,6 +270,7 @@ EVERY_OPTION_OF_THE_GATEWAY: dict[str, Any] = {
     "allowed_origins": ["https://app.example"],
     "page_size": 7,
     "max_timeout_s": 12.5,
+    "gather_s": 0.003,
 }
 FOR_SERVE = ("num_replicas", "num_cpus")
 
