@@ -338,6 +338,133 @@ class _BatchAttempt:
 def _size_bytes(result: Any) -> int:
     """How long a result is, where that can be told at once; else 0."""
     content = result.content if isinstance(result, ToolResult) else result
+    parts = content if isinstance(result, ToolResult) and isinstance(content, list) else [content]
+    return sum(len(part) for part in parts if isinstance(part, str | bytes))
+
+
+def _keywords(self) -> dict[str, Any]:
+        return _keywords(self._tool, self._arguments, self._ctx)
+
+    def _add(self, item: Any) -> None:
+        """Send a yielded item ahead and keep it for the result."""
+        assert self._tool.items is not None
+        if is_content := isinstance(item, Content):
+            plain: Any = content_block(item)
+        else:
+            plain = jsonable(self._tool.name, item, self._tool.items)
+        self._items_bytes += len(msgspec.json.encode(plain))
+        if self._items_bytes > self._ctx.max_result_bytes:
+            raise ResultTooLarge(self._tool.name, self._items_bytes, self._ctx.max_result_bytes)
+        self._items.append(item)
+        self._ctx.partial(plain, f"[{plain['type']}]" if is_content else readable(plain))
+
+
+class _BatchAttempt:
+    """One run of a batch tool, whichever way it runs."""
+
+    def __init__(self, tool: Tool, calls: Sequence[tuple[bytes, ToolContext]], tell: Early) -> None:
+        """
+        Args:
+            tell: Takes, in a thread, outcomes that are there before the others.
+        """
+        self._tool = tool
+        self._calls = calls
+        self._tell = tell
+        self._started = 0.0
+        self._outcomes: dict[int, Outcome] = {}
+        """Of calls that are over, by their place."""
+        self._taken: dict[int, dict[str, Any]] = {}
+        """Keyword arguments of the calls that take part, by their place."""
+        self._run: Callable[..., Any]
+
+    def outcomes(self) -> list[Outcome]:
+        return [self._outcomes[place] for place in range(len(self._calls))]
+
+    def in_thread(self) -> list[Outcome]:
+        self._started = time.thread_time()
+        if self.prepare():
+            try:
+                returned = self._run(**columns_of(list(self._taken.values())))
+                results = results_of(returned, len(self._taken))
+            except BaseException as error:
+                self._break(error)
+            else:
+                self._finish(results, self._tell_what_is_there)
+        share_s = self._share_s()
+        return [_with(outcome, cpu_s=share_s) for outcome in self.outcomes()]
+
+    def _tell_what_is_there(self) -> None:
+        share_s = self._share_s()
+        self._tell({place: _with(o, cpu_s=share_s) for place, o in self._outcomes.items()})
+
+    def _share_s(self) -> float:
+        """CPU seconds so far of this thread, for each call."""
+        return (time.thread_time() - self._started) / len(self._calls)
+
+    async def on_loop(self) -> list[Outcome]:
+        try:
+            returned = await self._run(**columns_of(list(self._taken.values())))
+            results = results_of(returned, len(self._taken))
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _cancelled():
+                raise
+            self._break(error)
+        else:
+            self._finish(results)
+        return self.outcomes()
+
+    def prepare(self) -> bool:
+        """Read the arguments and make a class's instance. False where there is nothing to run."""
+        for place, (arguments, ctx) in enumerate(self._calls):
+            try:
+                self._taken[place] = _keywords(self._tool, arguments, ctx)
+            except BaseException as error:
+                self._outcomes[place] = _outcome_of_error(self._tool, ctx, error)
+        if not self._taken:
+            return False
+        try:
+            self._run = self._tool.warm()
+        except BaseException as error:  # no call's fault, and told to each of them
+            contexts = [self._calls[place][1] for place in self._taken]
+            if not isinstance(error, (ToolFailure, Unavailable)):
+                error = ToolBug(self._tool.name, _logged(self._tool, contexts, error))
+            self._outcomes |= dict.fromkeys(self._taken, failed(error))
+            return False
+        return True
+
+    def _finish(self, results: list[Any], aside: Callable[[], None] | None = None) -> None:
+        """Encode results, the large ones last: no call waits for what another one returned.
+
+        Args:
+            aside: Called once, before the first large one.
+        """
+        pairs = zip(self._taken, results, strict=True)
+        for place, result in sorted(pairs, key=lambda pair: _size_bytes(pair[1])):
+            if aside is not None and self._outcomes and _size_bytes(result) >= LARGE_BYTES:
+                aside()
+                aside = None
+            self._outcomes[place] = self._outcome(place, result)
+
+    def _outcome(self, place: int, result: Any) -> Outcome:
+        ctx = self._calls[place][1]
+        if not isinstance(result, BaseException):
+            return _outcome_of(self._tool, ctx, lambda: result)
+        if isinstance(result, InputRequired):
+            # Calls share batches as chance has it; one that is run again with its answers would
+            # find its questions numbered otherwise.
+            result = TypeError("a batch tool cannot ask its callers")
+        return _outcome_of_error(self._tool, ctx, result)
+
+    def _break(self, error: BaseException) -> None:
+        if len(self._taken) > 1:
+            raise BatchBroken(error) from error
+        (place,) = self._taken
+        self._outcomes[place] = self._outcome(place, error)
+
+
+def _size_bytes(result: Any) -> int:
+    """How long a result is, where that can be told at once; else 0."""
+    content = result.content if isinstance(result, ToolResult) else result
     return len(content) if isinstance(content, str | bytes) else 0
 
 
