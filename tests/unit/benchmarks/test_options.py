@@ -7,6 +7,7 @@ from benchmarks.__main__ import main
     ("words", "said"),
     [
         (["echo", "--point", "c=63"], "'c=63' is not one of 'c=1', 'c=16', 'c=64', 'c=256'"),
+        (["embed", "--variant", "on"], "'on' is not one of 'not batched', 'batched'"),
         (["echo", "--without", "bear"], "'bear' is not one of 'bare', "),
     ],
 )
