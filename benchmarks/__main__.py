@@ -25,7 +25,8 @@ from benchmarks.servers import (
     merged,
     started_peer,
 )
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workload import Workload
+from benchmarks.workloads import WORKLOADS
 from thornback.cluster.errors import ThornbackError
 from thornback.deployments.load_wrk import HOW_TO_GET_IT, has_wrk
 
@@ -80,6 +81,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--point", action="append", default=[], help="only this load; again for more"
     )
+    parser.add_argument(
+        "--variant", action="append", default=[], help="only this one of ours; again for more"
+    )
     options = parser.parse_args()
     workload = WORKLOADS[options.workload]
     if options.seconds is None:
@@ -88,6 +92,7 @@ def _options() -> argparse.Namespace:
         options.runs = workload.runs
     labels = [point.label for point in workload.points]
     _refuse_unknown(parser, "--point", options.point, labels)
+    _refuse_unknown(parser, "--variant", options.variant, list(workload.variants))
     _refuse_unknown(parser, "--without", options.without, list(PEER_COMMANDS))
     return options
 
@@ -123,7 +128,9 @@ def run(name: str, options: argparse.Namespace) -> None:
         servers: list[Server] = [stack.enter_context(started_peer(peer)) for peer in peers]
         cluster = stack.enter_context(cluster_home(document))
         servers += [
-            Variant(variant, cluster, overrides) for variant, overrides in workload.variants.items()
+            Variant(variant, cluster, overrides)
+            for variant, overrides in workload.variants.items()
+            if not options.variant or variant in options.variant
         ]
         several = len(workload.variants) > 1
         for number, point, server in plan(points, servers, options.runs, changing_is_slow=several):

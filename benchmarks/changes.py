@@ -116,7 +116,7 @@ class Gateway:
     def __init__(self, port: int, front: str) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SEEN_TIMEOUT_S)
         body, headers = list_request()
-        self._request = {"body": body, "headers": {**headers, "Host": urlsplit(front).netloc}}
+        self._body, self._headers = body, {**headers, "Host": urlsplit(front).netloc}
 
     def shows_after_s(self, title: str) -> float:
         """Seconds until the first page of its list holds a text.
@@ -126,7 +126,7 @@ class Gateway:
         """
         began_s = time.monotonic()
         while time.monotonic() < began_s + SEEN_TIMEOUT_S:
-            self._connection.request("POST", "/mcp", **self._request)  # type: ignore[arg-type]
+            self._connection.request("POST", "/mcp", self._body, self._headers)
             if title.encode() in self._connection.getresponse().read():
                 return time.monotonic() - began_s
         raise TimeoutError(f"{title} is not in the list after {SEEN_TIMEOUT_S:g} s")

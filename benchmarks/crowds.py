@@ -144,7 +144,8 @@ def measure_added(
     """How soon a replica that is added has its share."""
     assert isinstance(server, Variant)
     point = point.lasting(ADDED_LOAD_S)
-    before = server.replicas()
+    while len(before := server.replicas()) >= to:  # one that an earlier run added goes yet
+        time.sleep(LOOK_S)
     there_s: list[float] = []
 
     def add() -> None:
@@ -235,7 +236,8 @@ def parted(calls: Iterable[Call], victim: int, stopped_s: float) -> tuple[list[C
 
     One that it was given and began only afterwards is among the others: it was not acknowledged.
     """
-    held, others = [], []
+    held: list[Call] = []
+    others: list[Call] = []
     for call in calls:
         had_it = call.pid == victim and call.began_s <= stopped_s < call.ended_s
         (held if had_it else others).append(call)

@@ -16,11 +16,13 @@ import random
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.conftest import brought_up, free_port
 from tests.on_ray.faults.hurt_cluster import HurtCluster
 from tests.on_ray.faults.killing import VICTIMS, Round, kill_under_load
+from tests.otlp import collecting
 
 
 def main() -> int:
@@ -33,9 +35,12 @@ def main() -> int:
     victims = [options.only] if options.only else list(VICTIMS)
     order = random.Random(options.seed)
     port = free_port()
-    hurt = HurtCluster(f"hurt-{port}", port, Path(tempfile.mkdtemp(prefix="thornback-hurt-")))
+    home = Path(tempfile.mkdtemp(prefix="thornback-hurt-"))
     complained = 0
-    with brought_up(hurt):
+    with ExitStack() as stack:
+        collector = stack.enter_context(collecting())
+        hurt = HurtCluster(f"hurt-{port}", port, home, collector.url)
+        stack.enter_context(brought_up(hurt))
         until_s = time.monotonic() + 60 * options.minutes
         while time.monotonic() < until_s:
             name = order.choice(victims)

@@ -30,7 +30,7 @@ THORNBACK = Path(sys.executable).with_name("thornback")
 CONFIGS = Path(__file__).with_name("configs")
 SHIPPED = Path(__file__).parents[1] / "configs"
 READY_TIMEOUT_S = 90.0
-UP_TIMEOUT_S = 180.0
+UP_TIMEOUT_S = 420.0
 PEER_COMMANDS = {
     "bare": ("bare.py",),
     "bare, JSON": ("bare.py", "--json"),

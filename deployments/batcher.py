@@ -146,6 +146,10 @@ class _Invocation:
         for call in calls:
             call.invocation = self
 
+    def _early(self, outcomes: dict[int, Outcome]) -> None:
+        for place, outcome in outcomes.items():
+            self._calls[place].finish(outcome)
+
     @property
     def wanted(self) -> bool:
         return not all(call.outcome.done() for call in self._calls)
@@ -153,7 +157,7 @@ class _Invocation:
     async def _run(self, tool: Tool, executor: Executor | None) -> list[Outcome]:
         with Saying([call.ctx for call in self._calls]):
             calls = [(call.arguments, call.ctx) for call in self._calls]
-            return await run_batch(tool, calls, executor)
+            return await run_batch(tool, calls, executor, self._early)
 
     def left(self) -> None:
         """A call of it is not waited for any more; nor is the whole, if it was the last."""

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import threading
 from pathlib import Path
 
 from thornback.tools import tool
@@ -19,15 +20,17 @@ class CallCount:
         self._pid = 0
         self._calls = 0
         self._file: mmap.mmap | None = None
+        self._lock = threading.Lock()
 
     def add(self) -> None:
         if self._directory is None:
             return
-        if self._pid != os.getpid():  # replicas are forks of a process that has imported this
-            self._begin(Path(self._directory))
-        assert self._file is not None
-        self._calls += 1
-        self._file[:COUNT_BYTES] = self._calls.to_bytes(COUNT_BYTES, "little")
+        with self._lock:
+            if self._pid != os.getpid():  # replicas are forks of a process that has imported this
+                self._begin(Path(self._directory))
+            assert self._file is not None
+            self._calls += 1
+            self._file[:COUNT_BYTES] = self._calls.to_bytes(COUNT_BYTES, "little")
 
     def _begin(self, directory: Path) -> None:
         self._pid, self._calls = os.getpid(), 0

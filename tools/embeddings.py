@@ -149,7 +149,6 @@ class Model:
         self._session = session
         self._tokenizer = BertWordPieceTokenizer(str(VOCABULARY), lowercase=True)
         self._tokenizer.enable_truncation(MAX_TOKENS)
-        self._tokenizer.enable_padding()
 
     @classmethod
     def load(cls, threads: int) -> Model:
@@ -181,23 +180,18 @@ class Model:
         """
         import numpy as np
 
-        # Texts of one length share a batch: padding costs as much as text.
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        encoded = self._tokenizer.encode_batch(list(texts))
+        tokens = [one.ids for one in encoded]
+        # Texts of one length go together: padding costs as much as text. Letters do not tell it.
+        order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
         vectors = np.empty((len(texts), DIMENSION), dtype=np.float32)
-        truncated = []
         for start in range(0, len(order), BATCH_TEXTS):
             chosen = [index for index in order[start : start + BATCH_TEXTS] if is_wanted(index)]
             if not chosen:
                 continue
-            encoded = self._tokenizer.encode_batch([texts[index] for index in chosen])
-            truncated += [
-                index for index, one in zip(chosen, encoded, strict=True) if one.overflowing
-            ]
-            ids = np.array([one.ids for one in encoded], dtype=np.int64)
-            mask = np.array([one.attention_mask for one in encoded], dtype=np.int64)
-            vectors[chosen] = self._pooled(ids, mask)
+            vectors[chosen] = self._pooled(*_padded([tokens[index] for index in chosen]))
             report(chosen)
-        return vectors, sorted(truncated)
+        return vectors, [index for index, one in enumerate(encoded) if one.overflowing]
 
     def _pooled(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
         """The mean over each text's tokens, scaled to length 1, as the model was trained."""
@@ -210,6 +204,18 @@ class Model:
         lengths = np.linalg.norm(summed, axis=1, keepdims=True)
         scaled: Vectors = (summed / lengths).astype(np.float32)
         return scaled
+
+
+def _padded(tokens: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids of shape (texts, longest), and a mask that is 1 where there is a token."""
+    import numpy as np
+
+    shape = len(tokens), max(map(len, tokens))
+    ids, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    for row, own in enumerate(tokens):
+        ids[row, : len(own)] = own
+        mask[row, : len(own)] = 1
+    return ids, mask
 
 
 def _result(vectors: Vectors, truncated: list[int]) -> ToolResult:

@@ -36,6 +36,7 @@ from thornback.tools.context import InputRequired, ToolContext
 from thornback.tools.definition import Tool
 from thornback.tools.results import (
     Content,
+    ToolResult,
     call_tool_result,
     content_block,
     jsonable,
@@ -46,6 +47,12 @@ from thornback.tools.schemas import Misfit
 logger = logging.getLogger(__name__)
 
 Outcome = Complete | InputNeeded | Raised
+Early = Callable[[dict[int, Outcome]], None]
+
+LARGE_BYTES = 1_000_000
+"""From here on the encoding of a result takes a while, and holds the interpreter meanwhile."""
+EARLY_S = 0.02
+"""Seconds that the loop then has first, to send what is ready."""
 
 
 async def run(
@@ -88,7 +95,10 @@ async def run(
 
 
 async def run_batch(
-    tool: Tool, calls: Sequence[tuple[bytes, ToolContext]], executor: Executor | None = None
+    tool: Tool,
+    calls: Sequence[tuple[bytes, ToolContext]],
+    executor: Executor | None = None,
+    early: Early | None = None,
 ) -> list[Outcome]:
     """Run a batch tool once for several calls, and give each its outcome, in their order.
 
@@ -97,6 +107,8 @@ async def run_batch(
 
     Args:
         calls: Arguments and context of each, as `run` takes them; at least one.
+        early: Told on the loop, before a large result is encoded in a thread, the outcomes that are
+            there, by their place. They are returned as well.
 
     Raises:
         BatchBroken: if the tool raised, or returned anything but one result a call, and more than
@@ -104,8 +116,19 @@ async def run_batch(
         asyncio.CancelledError: if this task is cancelled; a plain function goes on in its thread.
     """
     started = time.monotonic()
-    attempt = _BatchAttempt(tool, calls)
     loop = asyncio.get_running_loop()
+
+    def stamped(outcome: Outcome) -> Outcome:
+        run_s = time.monotonic() - started
+        return _with(outcome, run_s=run_s, batch_size=len(calls))
+
+    def tell(outcomes: dict[int, Outcome]) -> None:
+        if early is not None:
+            ready = {place: stamped(outcome) for place, outcome in outcomes.items()}
+            loop.call_soon_threadsafe(early, ready)
+            time.sleep(EARLY_S)
+
+    attempt = _BatchAttempt(tool, calls, tell)
     in_context = contextvars.copy_context().run
     try:
         if tool.kind == "plain":
@@ -120,13 +143,11 @@ async def run_batch(
         for _, ctx in calls:
             ctx.cancel()
         raise
-    run_s = time.monotonic() - started
-    return [
-        msgspec.structs.replace(outcome, run_s=run_s, batch_size=len(calls))
-        if isinstance(outcome, Complete)
-        else outcome
-        for outcome in outcomes
-    ]
+    return [stamped(outcome) for outcome in outcomes]
+
+
+def _with(outcome: Outcome, **figures: Any) -> Outcome:
+    return msgspec.structs.replace(outcome, **figures) if isinstance(outcome, Complete) else outcome
 
 
 def failed_together(tool: Tool, contexts: Sequence[ToolContext], broken: BatchBroken) -> Outcome:
@@ -214,9 +235,15 @@ class _Attempt:
 class _BatchAttempt:
     """One run of a batch tool, whichever way it runs."""
 
-    def __init__(self, tool: Tool, calls: Sequence[tuple[bytes, ToolContext]]) -> None:
+    def __init__(self, tool: Tool, calls: Sequence[tuple[bytes, ToolContext]], tell: Early) -> None:
+        """
+        Args:
+            tell: Takes, in a thread, outcomes that are there before the others.
+        """
         self._tool = tool
         self._calls = calls
+        self._tell = tell
+        self._started = 0.0
         self._outcomes: dict[int, Outcome] = {}
         """Of calls that are over, by their place."""
         self._taken: dict[int, dict[str, Any]] = {}
@@ -227,7 +254,7 @@ class _BatchAttempt:
         return [self._outcomes[place] for place in range(len(self._calls))]
 
     def in_thread(self) -> list[Outcome]:
-        started = time.thread_time()
+        self._started = time.thread_time()
         if self.prepare():
             try:
                 returned = self._run(**columns_of(list(self._taken.values())))
@@ -235,14 +262,17 @@ class _BatchAttempt:
             except BaseException as error:
                 self._break(error)
             else:
-                self._finish(results)
-        share_s = (time.thread_time() - started) / len(self._calls)
-        return [
-            msgspec.structs.replace(outcome, cpu_s=share_s)
-            if isinstance(outcome, Complete)
-            else outcome
-            for outcome in self.outcomes()
-        ]
+                self._finish(results, self._tell_what_is_there)
+        share_s = self._share_s()
+        return [_with(outcome, cpu_s=share_s) for outcome in self.outcomes()]
+
+    def _tell_what_is_there(self) -> None:
+        share_s = self._share_s()
+        self._tell({place: _with(o, cpu_s=share_s) for place, o in self._outcomes.items()})
+
+    def _share_s(self) -> float:
+        """CPU seconds so far of this thread, for each call."""
+        return (time.thread_time() - self._started) / len(self._calls)
 
     async def on_loop(self) -> list[Outcome]:
         try:
@@ -275,8 +305,17 @@ class _BatchAttempt:
             return False
         return True
 
-    def _finish(self, results: list[Any]) -> None:
-        for place, result in zip(self._taken, results, strict=True):
+    def _finish(self, results: list[Any], aside: Callable[[], None] | None = None) -> None:
+        """Encode results, the large ones last: no call waits for what another one returned.
+
+        Args:
+            aside: Called once, before the first large one.
+        """
+        pairs = zip(self._taken, results, strict=True)
+        for place, result in sorted(pairs, key=lambda pair: _size_bytes(pair[1])):
+            if aside is not None and self._outcomes and _size_bytes(result) >= LARGE_BYTES:
+                aside()
+                aside = None
             self._outcomes[place] = self._outcome(place, result)
 
     def _outcome(self, place: int, result: Any) -> Outcome:
@@ -294,6 +333,13 @@ class _BatchAttempt:
             raise BatchBroken(error) from error
         (place,) = self._taken
         self._outcomes[place] = self._outcome(place, error)
+
+
+def _size_bytes(result: Any) -> int:
+    """How long a result is, where that can be told at once; else 0."""
+    content = result.content if isinstance(result, ToolResult) else result
+    parts = content if isinstance(result, ToolResult) and isinstance(content, list) else [content]
+    return sum(len(part) for part in parts if isinstance(part, str | bytes))
 
 
 def _keywords(tool: Tool, arguments: bytes, ctx: ToolContext) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 import hashlib
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thornback.tools import Batch, tool
 from thornback.tools.benchmark import CALLS
 
 VECTORS, DIMENSION = 100_000, 384
+Vectors = NDArray[np.float32]
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+def _unit(rows: Vectors) -> Vectors:
+    scaled: Vectors = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    return scaled
 
 
 @tool(
@@ -43,6 +46,6 @@ class Nearest:
         return [f"{one} {place}" for one, place in zip(text, best, strict=True)]
 
 
-def _vector_of(text: str) -> np.ndarray:
+def _vector_of(text: str) -> Vectors:
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
     return np.random.default_rng(seed).standard_normal(DIMENSION, dtype=np.float32)

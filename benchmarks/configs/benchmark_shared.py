@@ -7,7 +7,7 @@ from thornback.tools import Batch, ToolResult, tool
 from thornback.tools.benchmark import CALLS
 
 WORK_S = 0.2
-LARGE_BYTES = 100_000_000
+LARGE = "x" * 100_000_000
 
 
 @tool(
@@ -28,9 +28,8 @@ def shared(text: list[str], kind: list[str]) -> list[Any]:
     time.sleep(WORK_S)
     answers: list[Any] = []
     for one, its_kind in zip(text, kind, strict=True):
-        said = f"{one} {len(text)}"
-        if its_kind == "large":
-            said += " " + "x" * LARGE_BYTES
-        # A bare text would be sent twice, as structured content too.
-        answers.append(ToolResult(said, {"it": object()} if its_kind == "unserialisable" else None))
+        # Not a bare text, which would be sent twice, as structured content too.
+        parts = [f"{one} {len(text)}", *([LARGE] if its_kind == "large" else [])]
+        odd = {"it": object()} if its_kind == "unserialisable" else None
+        answers.append(ToolResult(parts, odd))
     return answers

@@ -14,6 +14,7 @@ if __name__ == "__main__":
     published.run(
         int(sys.argv[1]),
         max_ongoing_requests=64,
+        ray_actor_options={"num_cpus": 0.1},  # with Serve's 1 only two fit on two cores
         autoscaling_config={
             "min_replicas": 1,
             "max_replicas": 4,

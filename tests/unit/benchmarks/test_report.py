@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from benchmarks import report
+from benchmarks.bars import Judged
 from benchmarks.measuring import Measured, Point
 from thornback.deployments.load import Load
 
@@ -92,3 +93,20 @@ def test_what_is_left_behind_holds_every_measurement_and_a_plot(tmp_path: Path) 
     assert raw["measured"][0]["latency_us"] == {"echo": {"1500": 100}}
     assert (tmp_path / "echo.md").read_text("utf-8") == "| table |\n"
     assert "cluster" in (tmp_path / "echo.svg").read_text("utf-8")
+
+
+def test_bars_are_printed_and_kept(tmp_path: Path) -> None:
+    bars = [Judged("growth", 12.5, "at most 64 MB", "met", "12.5 MB")]
+    text = report.text(POINTS, MEASURED, bars, runs=1, warm_up_s=0)
+    assert "| growth | 12.5 MB | at most 64 MB | met |" in text
+    report.write_results(tmp_path, "echo", text, POINTS, MEASURED, bars)
+    raw = json.loads((tmp_path / "echo.json").read_text("utf-8"))
+    assert raw["bars"][0]["verdict"] == "met"
+
+
+def test_what_changed_with_time_is_plotted_over_it(tmp_path: Path) -> None:
+    seen = {"replicas": [(0.0, 1.0), (5.0, 4.0)], "clients": [(0.0, 8.0), (5.0, 64.0)]}
+    report.write_results(tmp_path, "step", "", POINTS, [one("cluster", "c=1", 9, series=seen)])
+    plotted = (tmp_path / "step.svg").read_text("utf-8")
+    assert "step: c=1, cluster" in plotted
+    assert "clients" in plotted

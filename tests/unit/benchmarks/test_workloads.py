@@ -9,7 +9,8 @@ import yaml
 from benchmarks.peer_environment import REQUIREMENTS, environment_path
 from benchmarks.servers import CONFIGS, PEER_COMMANDS, PEERS, counted_in, merged
 from benchmarks.streaming import items_in
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workload import Workload
+from benchmarks.workloads import WORKLOADS
 from thornback.cluster.config import parse_config
 
 

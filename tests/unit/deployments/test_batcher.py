@@ -18,7 +18,7 @@ from thornback.cluster.principals import Principal
 from thornback.deployments.batcher import Batcher
 from thornback.tools import ToolContext, ToolFailure, tool
 from thornback.tools.definition import tool_of
-from thornback.tools.runner import Outcome
+from thornback.tools.runner import LARGE_BYTES, Outcome
 
 
 class Batches:
@@ -468,3 +468,28 @@ async def test_what_one_callers_request_left_in_its_context_is_not_seen_by_a_bat
 
     variable.set("the first caller's")
     assert said(await Batcher().run(tool_of(read), b'{"text":""}', context())) == "nobody's"
+
+
+def test_a_call_does_not_wait_for_the_large_result_of_another() -> None:
+    @tool(name="repeat", batch=Batch(max_batch_size=8), idempotent=True)
+    def repeat(times: list[int]) -> list[str]:
+        """Say x so many times."""
+        return ["x" * number for number in times]
+
+    async def scenario() -> None:
+        batcher = Batcher()
+        large, small = (
+            asyncio.create_task(
+                batcher.run(
+                    tool_of(repeat),
+                    json.dumps({"times": number}).encode(),
+                    context(max_result_bytes=4 * LARGE_BYTES),
+                )
+            )
+            for number in (LARGE_BYTES, 1)
+        )
+        done, _ = await asyncio.wait([large, small], return_when=asyncio.FIRST_COMPLETED)
+        assert done == {small}
+        assert isinstance(await large, Complete)
+
+    asyncio.run(scenario())

@@ -17,7 +17,7 @@ from thornback.cluster.messages import Complete, Event
 from thornback.tools import Batch, DefinitionError, ToolContext, ToolFailure, testing, tool
 from thornback.tools.batching import BatchBroken
 from thornback.tools.definition import Tool, tool_of
-from thornback.tools.runner import Outcome, run, run_batch
+from thornback.tools.runner import LARGE_BYTES, Outcome, run, run_batch
 
 
 @tool(batch=Batch(max_batch_size=8), idempotent=True)
@@ -323,3 +323,34 @@ def test_one_call_is_a_batch_of_one() -> None:
     events: list[Event] = []
     outcome = asyncio.run(run(tool_of(shout), b'{"text":"a"}', ToolContext(events.append)))
     assert texts_of([outcome]) == ["A!"]
+
+
+@tool(batch=Batch(max_batch_size=8), idempotent=True)
+def repeat(times: list[int]) -> list[str]:
+    """Say x so many times.
+
+    Args:
+        times: How many.
+    """
+    return ["x" * number for number in times]
+
+
+@pytest.mark.parametrize(
+    ("times", "told_early"),
+    [((LARGE_BYTES, 1, 2), [1, 2]), ((3, 2, 1), None), ((LARGE_BYTES,), None)],
+)
+def test_what_is_there_is_told_before_a_large_result_is_encoded(
+    times: tuple[int, ...], told_early: list[int] | None
+) -> None:
+    early: list[dict[int, Outcome]] = []
+    calls = [
+        (json.dumps({"times": number}).encode(), context(max_result_bytes=4 * LARGE_BYTES))
+        for number in times
+    ]
+    outcomes = asyncio.run(run_batch(tool_of(repeat), calls, early=early.append))
+    assert [len(text) for text in texts_of(outcomes)] == list(times)
+    assert [sorted(told) for told in early] == ([] if told_early is None else [told_early])
+    for place, outcome in (early[0] if early else {}).items():
+        assert isinstance(outcome, Complete)
+        assert outcome.result == outcomes[place].result  # type: ignore[union-attr]
+        assert outcome.batch_size == len(times)

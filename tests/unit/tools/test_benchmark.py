@@ -1,4 +1,6 @@
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,19 @@ def test_a_fork_counts_from_nothing_in_a_file_of_its_own(
 
 def test_nobody_counts_unasked() -> None:
     CallCount(None).add()
+
+
+def test_calls_of_many_threads_are_all_counted(tmp_path: Path) -> None:
+    calls = CallCount(str(tmp_path))
+    together = threading.Barrier(32)
+
+    def call() -> None:
+        together.wait()
+        for _ in range(200):
+            calls.add()
+
+    with ThreadPoolExecutor(32) as threads:
+        for begun in [threads.submit(call) for _ in range(32)]:
+            begun.result()
+    (file,) = tmp_path.iterdir()
+    assert int.from_bytes(file.read_bytes(), "little") == 32 * 200
