@@ -13,7 +13,7 @@ import contextlib
 import contextvars
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -118,13 +118,13 @@ async def run_batch(
     started = time.monotonic()
     loop = asyncio.get_running_loop()
 
-    def stamped(outcome: Outcome) -> Outcome:
+    def stamped(outcomes: Iterable[Outcome]) -> list[Outcome]:
         run_s = time.monotonic() - started
-        return _with(outcome, run_s=run_s, batch_size=len(calls))
+        return [_with(outcome, run_s=run_s, batch_size=len(calls)) for outcome in outcomes]
 
     def tell(outcomes: dict[int, Outcome]) -> None:
         if early is not None:
-            ready = {place: stamped(outcome) for place, outcome in outcomes.items()}
+            ready = dict(zip(outcomes, stamped(outcomes.values()), strict=True))
             loop.call_soon_threadsafe(early, ready)
             time.sleep(EARLY_S)
 
@@ -143,7 +143,7 @@ async def run_batch(
         for _, ctx in calls:
             ctx.cancel()
         raise
-    return [stamped(outcome) for outcome in outcomes]
+    return stamped(outcomes)
 
 
 def _with(outcome: Outcome, **figures: Any) -> Outcome:
