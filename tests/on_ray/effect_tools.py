@@ -47,6 +47,19 @@ def repeatable_effect(key: str, seconds: float = 0.0) -> str:
     return effect(key, seconds)
 
 
+@tool(timeout_s=60, idempotent=True)
+async def effect_on_loop(key: str, seconds: float = 0.0) -> str:
+    """Leave a line, wait, and answer with it; the line is there before its host has said anything.
+
+    Args:
+        key: The line to leave.
+        seconds: How long to wait after it.
+    """
+    leave(key)
+    await asyncio.sleep(seconds)
+    return key
+
+
 @tool(timeout_s=60, read_only=True)
 async def nap(seconds: float, ctx: ToolContext) -> str:
     """Wait on the loop; leaves a line when it is cancelled.

@@ -1,5 +1,6 @@
 """The cluster of these tests: started before the first, hurt by many, ended after the last."""
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,3 +27,11 @@ def hurt(collector: Collector) -> Iterator[HurtCluster]:
     running = HurtCluster(f"hurt-{port}", port, home, collector.url)
     with brought_up(running):
         yield running
+
+
+@pytest.fixture
+def heeding_ctrl_c() -> Iterator[None]:
+    """What a shell runs in the background ignores Ctrl-C, and so does all that it starts."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)

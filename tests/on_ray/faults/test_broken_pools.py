@@ -108,7 +108,7 @@ def test_what_serve_refuses_only_when_it_builds_is_told(broken: HurtCluster) -> 
 def test_the_id_that_is_shown_leads_to_the_traceback(broken: HurtCluster) -> None:
     told = (broken.home / "told").read_text("utf-8")
     (error_id,) = re.findall(
-        r"pool failing is broken: .*ZeroDivisionError \(error (err_\w+)\)", told
+        r"pool failing is broken: .*ZeroDivisionError \(error (err_[\w-]+)\)", told
     )
     lines = broken.thornback("logs", "failing", "--cluster", broken.name).stdout.splitlines()
     assert error_id in lines[0]

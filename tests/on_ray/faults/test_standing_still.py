@@ -35,7 +35,7 @@ def test_only_calls_that_it_had_begun_wait_for_a_replica_that_stands_still(
 ) -> None:
     async def scenario() -> None:
         victim = min(hurt.pids("effects"))
-        async with calling(hurt.front(), "repeatable_effect", WORK_S) as load:
+        async with calling(hurt.front(), "effect_on_loop", WORK_S) as load:
             with stopped(victim):
                 begun = set(hurt.effects_of(load))
                 stopped_s = time.monotonic()

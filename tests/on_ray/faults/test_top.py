@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.conftest import THORNBACK
 from tests.on_ray.faults.hurt_cluster import HurtCluster
@@ -52,6 +53,7 @@ def shown(line: str) -> dict[str, Any] | None:
     return rows[0] if rows and rows[0]["calls_per_s"] else None
 
 
+@pytest.mark.usefixtures("heeding_ctrl_c")
 def test_top_shows_calls_while_they_run_and_ends_with_ctrl_c(hurt: HurtCluster) -> None:
     with (
         calling(hurt),

@@ -67,15 +67,7 @@ def neighbour() -> Iterator[RunningCluster]:
     shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.fixture
-def _heeding_ctrl_c() -> Iterator[None]:
-    """What a shell runs in the background ignores Ctrl-C, and so does all that it starts."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
-@pytest.mark.usefixtures("_heeding_ctrl_c")
+@pytest.mark.usefixtures("heeding_ctrl_c")
 def test_ctrl_c_ends_what_up_started_and_nothing_else_and_what_was_put_is_there_again(
     hurt: HurtCluster, neighbour: RunningCluster
 ) -> None:
