@@ -68,6 +68,11 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
     request_id: str = ""
     """What log lines name the call by; its client may have chosen it. Empty: `call_id`."""
 
+    @property
+    def logged_as(self) -> str:
+        """What log lines name the call by, also that of a gateway which says nothing of it."""
+        return self.request_id or self.call_id
+
 
 class Acknowledged(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
     """The host admitted the call: from here on it may have taken effect."""

@@ -32,7 +32,7 @@ from thornback.deployments.draining import when_drained
 from thornback.deployments.exchange import Exchange
 from thornback.deployments.hot_path import HotPath
 from thornback.deployments.http_edge import Neighbours, Receive, Scope, drain
-from thornback.deployments.ingress import Ingress, is_asked
+from thornback.deployments.ingress import App, Ingress, is_asked
 from thornback.deployments.listen import Listening
 from thornback.deployments.lists import Lists
 from thornback.deployments.live_numbers import sums_of
@@ -60,8 +60,6 @@ SERVER_NAME = "thornback"
 FIRST_CATALOG_S = 60.0
 CANCEL_TIMEOUT_S = 2.0
 """For every gateway to hear of cancellations: one that hangs holds up no others."""
-
-App = Callable[[Scope, Receive, Send], Any]
 
 
 class GatewayApp:

@@ -8,16 +8,15 @@ is nothing but a name: it need not be unique, and nothing is found or ended by i
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from thornback.cluster.ids import new_id
+from thornback.deployments.replies import Send
 
 HEADER = b"x-request-id"
 _FITS = re.compile(rb"[!#-\[\]-~]{1,128}")
 """Printable ASCII which JSON writes as it is, without spaces."""
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 def request_id_of(scope: Mapping[str, Any]) -> str:

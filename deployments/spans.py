@@ -110,7 +110,7 @@ class Spans:
                 "gen_ai.tool.type": "function",
                 "thornback.tool.version": call.version,
                 "thornback.pool": pool,
-                "thornback.request.id": call.request_id or call.call_id,
+                "thornback.request.id": call.logged_as,
             },
         )
         return ToolSpan(span)

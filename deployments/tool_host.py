@@ -142,7 +142,7 @@ class ToolHost:
         outbox = Outbox(
             [call.tool for call in send.calls],
             self._parked,
-            [call.request_id or call.call_id for call in send.calls],
+            [call.logged_as for call in send.calls],
         )
         calls = self._begin(send.wire, send.gateway, send.calls, outbox, send.alone)
         try:
@@ -165,7 +165,7 @@ class ToolHost:
         cancels the tool.
         """
         call = decode_call(message)
-        outbox = Outbox([call.tool], None, [call.request_id or call.call_id])
+        outbox = Outbox([call.tool], None, [call.logged_as])
         calls = self._begin(call.wire, "", [call], outbox, alone=True)
         try:
             await asyncio.sleep(0)

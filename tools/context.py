@@ -121,7 +121,7 @@ class ToolContext:
             emit,
             tool=message.tool,
             version=message.version,
-            request_id=message.request_id or message.call_id,
+            request_id=message.logged_as,
             principal=message.principal,
             remaining_s=message.remaining_s,
             progress_wanted=message.progress,
