@@ -240,8 +240,10 @@ class ServePool:
         if channel is None:
             # One that is new has no more to catch up on than who has worked least.
             busy_s = min((known.busy_s for known in self._replicas()), default=0.0)
-            replica = Replica(state, _now, busy_s)
-            channel = self._channels[state.replica_id] = Channel(replica, self)
+            channel = Channel(Replica(state, _now, busy_s), self)
+            # The last words of one that died may come after the news of its death.
+            if not self.transport.is_gone(state.replica_id):
+                self._channels[state.replica_id] = channel
         channel.replica.hear(state)
         self._heard_at = _now()
         self.transport.met(state)

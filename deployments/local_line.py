@@ -13,6 +13,7 @@ import asyncio
 import contextvars
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -148,6 +149,8 @@ class Line(_End):
         self._streams: dict[int, LineStream] = {}
         self._sends = 0
         self._leaves = False
+        self._hang_up = select.poll()
+        """Tells that the other end has closed, before what it said last is read here."""
 
     @classmethod
     async def to(cls, path: str) -> Line:
@@ -159,10 +162,23 @@ class Line(_End):
         _, line = await loop.create_unix_connection(cls, path)
         return line
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._hang_up.register(transport.get_extra_info("socket").fileno(), 0)
+
     @property
     def is_open(self) -> bool:
         """Whether the replica takes sends."""
-        return self._transport is not None and not self._leaves
+        return not self._leaves and not self.is_lost
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing that is sent now would be read.
+
+        The kernel is asked: that the other end is gone may be known there, and wait here behind
+        requests that came before it.
+        """
+        return self._transport is None or bool(self._hang_up.poll(0))
 
     def send(self, message: bytes) -> LineStream:
         """Send a message on a line that is open."""

@@ -39,6 +39,10 @@ class Transport(Protocol):
         """A replica said something."""
         ...
 
+    def is_gone(self, replica_id: str) -> bool:
+        """Whether a replica is known to have ended; what is still heard of it is old."""
+        ...
+
     def send(
         self, replica_id: str, message: bytes, *, by_reference: bool = False, alone: bool = False
     ) -> Stream:
@@ -87,9 +91,14 @@ class ServeTransport:
     def met(self, state: HostState) -> None:
         self._lines.met(state)
 
+    def is_gone(self, replica_id: str) -> bool:
+        return self._lines.is_lost(replica_id)
+
     def send(
         self, replica_id: str, message: bytes, *, by_reference: bool = False, alone: bool = False
     ) -> Stream:
+        if self.is_gone(replica_id):
+            return Unsent()
         line = None if by_reference or alone else self._lines.to(replica_id)
         if line is not None:
             return line.send(message)
@@ -126,6 +135,23 @@ class ServeTransport:
 MAX_HANDLES = 256
 
 
+class Unsent:
+    """The stream of a message that was not sent, because its replica has ended."""
+
+    def __aiter__(self) -> Unsent:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """
+        Raises:
+            LineRefused: always.
+        """
+        raise LineRefused("the replica has ended")
+
+    def cancel(self) -> None:
+        """There is nothing to cancel."""
+
+
 class Lines:
     """The lines of this gateway to the replicas on its machine."""
 
@@ -139,6 +165,11 @@ class Lines:
         """The line to a replica, where there is one that takes sends."""
         line = self._lines.get(replica_id)
         return line if line is not None and line.is_open else None
+
+    def is_lost(self, replica_id: str) -> bool:
+        """Whether there was a line to a replica, which has ended."""
+        line = self._lines.get(replica_id)
+        return line is not None and line.is_lost
 
     def met(self, state: HostState) -> None:
         """A replica said something: if it is the first time, open a line to it."""

@@ -107,11 +107,16 @@ class FakeTransport:
         """What replicas answer to a heartbeat; None: there is none."""
         self.known: set[str] = set()
         """Replicas that were met."""
+        self.dead: set[str] = set()
+        """Replicas that are known to have ended."""
         self.parked: dict[str, Reply] = {}
         self._unread: asyncio.Queue[FakeSend] = asyncio.Queue()
 
     def met(self, state: HostState) -> None:
         self.known.add(state.replica_id)
+
+    def is_gone(self, replica_id: str) -> bool:
+        return replica_id in self.dead
 
     def send(
         self, replica_id: str, message: bytes, *, by_reference: bool = False, alone: bool = False

@@ -41,6 +41,7 @@ from thornback.cluster.principals import Principal
 from thornback.deployments import dispatch, flight, sending
 from thornback.deployments.channel import INLINE_MAX_BYTES
 from thornback.deployments.dispatch import Pools, ServePool, refusal
+from thornback.deployments.local_line import LineRefused
 from thornback.deployments.pool_health import ApplicationFacts, ClusterFacts, Facts, Node
 
 DONE = Complete(WIRE_VERSION, b"{}", False)
@@ -136,6 +137,22 @@ async def settled() -> None:
     """Let everything happen that needs no more from outside."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+def test_the_last_words_of_a_dead_replica_do_not_make_it_known_again() -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        _, sent = await met(caller)
+        caller.know(state("r2"))
+        caller.transport.dead = {"r1"}
+        sent.fail(LineRefused())
+        assert (await caller.sent()).to == "r2"
+        caller.know(state("r1"), state("r2"))  # a heartbeat that it answered before it died
+        caller.begin(call(2))
+        await settled()
+        assert {sent.to for sent in caller.transport.sends[1:]} == {"r2"}
+
+    run(scenario())
 
 
 # --- calls that travel together -------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import stat
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
@@ -110,6 +111,26 @@ def test_who_waits_no_more_has_the_work_ended(tmp_path: Path, run: Run) -> None:
         assert await words(line, b"next") == [b"next"]
         assert echo.closed == [b"wait", b"next"]
         await ended(server, line)
+
+    run(scenario())
+
+
+def test_a_line_is_lost_when_the_other_end_is_gone_and_not_when_this_end_hears_of_it(
+    tmp_path: Path, run: Run
+) -> None:
+    async def scenario() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "s"))
+            listener.listen()
+            line = await Line.to(str(tmp_path / "s"))
+            other, _ = listener.accept()
+            assert (line.is_open, line.is_lost) == (True, False)
+            other.close()
+            # Nothing was awaited: the loop has had no time to hear of it.
+            assert (line.is_open, line.is_lost) == (False, True)
+            with pytest.raises(LineLost):
+                await words(line, b"one")
+            assert (line.is_open, line.is_lost) == (False, True)
 
     run(scenario())
 

@@ -12,7 +12,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from thornback.cluster.messages import HostState
 from thornback.deployments.local_line import LineLost, LineRefused, LineServer
-from thornback.deployments.transport import Lines, SentBefore, SentOnce, fault_of
+from thornback.deployments.transport import Lines, SentBefore, SentOnce, Unsent, fault_of
 
 
 @pytest.mark.parametrize("dumps", [pickle.dumps, cloudpickle.dumps])
@@ -32,6 +32,15 @@ def test_only_what_serve_refused_was_not_begun() -> None:
     assert fault_of(LineLost()) == "lost"
     assert fault_of(SentBefore()) == "lost"
     assert fault_of(ActorUnavailableError("gone", b"\0" * 16)) == "lost"
+
+
+def test_what_was_not_sent_is_refused() -> None:
+    async def main() -> None:
+        with pytest.raises(LineRefused) as refused:
+            await anext(aiter(Unsent()))
+        assert fault_of(refused.value) == "refused"
+
+    asyncio.run(main())
 
 
 def replica(name: str, line: object, node_id: str = "here") -> HostState:
@@ -61,8 +70,11 @@ def test_a_replica_on_this_machine_is_reached_by_a_line(tmp_path: Path) -> None:
         assert [answer async for answer in line.send(b"one")] == [b"one"]
         lines.met(replica("a", tmp_path / "s"))
         assert lines.to("a") is line
+        assert not lines.is_lost("a")
         await server.drain()
         assert lines.to("a") is None
+        await asyncio.sleep(0)  # its end of the socket is closed in the next round
+        assert lines.is_lost("a")
 
     asyncio.run(main())
 
@@ -78,7 +90,9 @@ def test_others_are_reached_by_serves_handle(
         lines.met(replica("other files", tmp_path / "missing"))
         lines.met(replica("other files", tmp_path / "missing"))
         await opened(lines)
-        assert [lines.to(name) for name in ("elsewhere", "older", "other files")] == [None] * 3
+        others = ("elsewhere", "older", "other files")
+        assert [lines.to(name) for name in others] == [None] * 3
+        assert not any(lines.is_lost(name) for name in others)
         await server.drain()
 
     asyncio.run(main())
