@@ -190,9 +190,13 @@ async def send_megabytes(
         answering = asyncio.create_task(connection.answer())
         sent = 0
         while sent < megabytes and not answering.done():
-            try:
-                await connection.send(piece)
-            except OSError:  # the answer is there already
+            sending = asyncio.create_task(connection.send(piece))
+            # Who has answered need not read on, so that a send may never end.
+            await asyncio.wait({sending, answering}, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                sending.cancel()
+                break
+            if sending.exception() is not None:  # the answer is there already
                 break
             sent += 1
             sent_s = time.monotonic()
