@@ -2,8 +2,10 @@
 
     python published.py PORT
 
-Serve's default proxy, one replica, default settings but one: the access log is off, as with every
-peer. It has a Ray of its own, which ends with this process.
+Serve's default proxy, one replica, default settings but two: the access log is off, as with every
+peer, and a replica takes as many requests as there are clients. With Serve's default of 5 at a time
+the rest wait in the proxy, which tries again ever more seldom: 4 to 8 calls a second at 64 clients.
+It has a Ray of its own, which ends with this process.
 """
 
 import signal
@@ -45,4 +47,4 @@ def run(port: int, **options: Any) -> None:
 
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]))
+    run(int(sys.argv[1]), max_ongoing_requests=256)
