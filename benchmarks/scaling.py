@@ -50,7 +50,11 @@ def decisions_up(status: dict[str, Any], pool: str) -> list[str]:
 
 
 def measure_wave(server: Server, point: Point, run: int, *, target: float, most: int) -> Measured:
-    """As many clients as a sine says, from one to all of them and back, period after period."""
+    """As many clients as a sine says, from one to all of them and back, period after period.
+
+    One period passes before: a pool that begins with its fewest replicas has all its steps to take.
+    """
+    point = point.under(warm_up_s=max(point.load.warm_up_s, PERIOD_S))
     clients = point.load.connections
     ran = run_crowd(server, point, run, work_s=WORK_S, wanted=lambda s: wave(s, clients))
     warm_up_s, seconds = point.load.warm_up_s, point.load.seconds
