@@ -110,9 +110,9 @@ class Reply:
         Raises:
             ClientGone: if the client left; the work was cancelled.
         """
-        watch = _Watch(self, receive, asyncio.current_task())
+        watch = _Watch(self, receive, asyncio.current_task(), self._keep_alive_s)
         timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, watch.begin)
-        self._on_first = watch.begin
+        self._on_first = watch.write
         try:
             answer = await work
         except asyncio.CancelledError:
@@ -122,9 +122,9 @@ class Reply:
             timer.cancel()
             self._on_first = None
             watch.end()
-        if watch.following is not None:
-            await watch.following
-            watch.check()
+        if watch.writing is not None:
+            await watch.writing
+        watch.check()
         return answer
 
     async def follow(self, work: asyncio.Future[Any], gone: asyncio.Future[None]) -> None:
@@ -143,7 +143,11 @@ class Reply:
                 async with asyncio.timeout(self._keep_alive_s):
                     await self._wake.wait()
             except TimeoutError:
-                await self._write_stream(b": keep-alive\r\n\r\n")
+                await self.keep_alive()
+
+    async def keep_alive(self) -> None:
+        """Write that the work goes on."""
+        await self._write_stream(b": keep-alive\r\n\r\n")
 
     async def finish(self, answer: Answer) -> None:
         """Write the answer and end the response."""
@@ -173,50 +177,89 @@ class Reply:
 
 
 class _Watch:
-    """Follows work that another task does, and cancels that task when its client has gone."""
+    """Cancels the task that does the work when its client has gone, and writes what it reports.
 
-    def __init__(self, reply: Reply, receive: Receive, worker: asyncio.Task[Any] | None) -> None:
+    One task looks for the client; a second one writes, from the first report or the first
+    keep-alive on, which most calls never come to.
+    """
+
+    def __init__(
+        self,
+        reply: Reply,
+        receive: Receive,
+        worker: asyncio.Task[Any] | None,
+        keep_alive_s: float,
+    ) -> None:
         self._reply = reply
         self._receive = receive
         self._worker = worker
+        self._keep_alive_s = keep_alive_s
+        self._gone: asyncio.Task[None] | None = None
+        self._silence: asyncio.TimerHandle | None = None
         self._over: asyncio.Future[None] | None = None
-        self._failed: Exception | None = None
+        self._is_over = False
+        self._failed: BaseException | None = None
         """Why nobody can be answered any more."""
         self._interrupted = False
         """Whether the work was cancelled for that."""
-        self.following: asyncio.Task[None] | None = None
+        self.writing: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        if self.following is None:
+    def begin(self) -> asyncio.Task[None]:
+        """Look whether the client is still there."""
+        if self._gone is None:
+            loop = asyncio.get_running_loop()
+            self._gone = loop.create_task(disconnected(self._receive))
+            self._gone.add_done_callback(self._left)
+            self._silence = loop.call_later(self._keep_alive_s, self.write, True)
+        return self._gone
+
+    def write(self, after_silence: bool = False) -> None:
+        """Write what the work reports from now on."""
+        if self.writing is None:
+            gone = self.begin()
             loop = asyncio.get_running_loop()
             self._over = loop.create_future()
-            self.following = loop.create_task(self._follow(self._over))
+            self.writing = loop.create_task(self._write(self._over, gone, after_silence))
 
     def end(self) -> None:
         """The work is over."""
+        self._is_over = True
+        if self._silence is not None:
+            self._silence.cancel()
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
+        if self._gone is not None and self.writing is None:
+            self._gone.cancel()
 
     def check(self) -> None:
         """
         Raises:
-            Exception: why nobody can be answered, unless the work was cancelled by others too.
+            BaseException: why nobody can be answered, unless the work was cancelled by others too.
         """
         if self._failed is None or self._worker is None:
             return
         if not self._interrupted or not self._worker.uncancel():
             raise self._failed from None
 
-    async def _follow(self, over: asyncio.Future[None]) -> None:
-        gone = asyncio.ensure_future(disconnected(self._receive))
-        try:
-            await self._reply.follow(over, gone)
-            if not over.done():
-                raise ClientGone
-        except Exception as error:
+    def _left(self, gone: asyncio.Task[None]) -> None:
+        if not gone.cancelled() and not self._is_over:
+            self._fail(gone.exception() or ClientGone())
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failed is None:
             self._failed = error
-            if self._worker is not None and not over.done():
+            if self._worker is not None and not self._is_over:
                 self._interrupted = self._worker.cancel()
+
+    async def _write(
+        self, over: asyncio.Future[None], gone: asyncio.Task[None], after_silence: bool
+    ) -> None:
+        try:
+            if after_silence:
+                await self._reply.keep_alive()
+            await self._reply.follow(over, gone)
+        except Exception as error:
+            self._fail(error)
         finally:
             gone.cancel()
 

@@ -1,6 +1,7 @@
 """The application around the endpoints, and the reply that they write."""
 
 import asyncio
+import gc
 import io
 import json
 import logging
@@ -15,9 +16,29 @@ from tests.fakes import FakeClock
 from thornback.cluster.catalog import Catalog
 from thornback.deployments import access_log
 from thornback.deployments.access_log import AccessRecord, log_to_output, recorded, write_access
-from thornback.deployments.gateway import Gateway, GatewayApp
+from thornback.deployments.gateway import COLLECT_EVERY, Gateway, GatewayApp
 from thornback.deployments.http_edge import ClientGone
 from thornback.deployments.replies import MAX_WAITING_NOTIFICATIONS, Answer, Reply
+
+
+def test_a_gateway_seldom_looks_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoCatalog(Exception):
+        pass
+
+    class Mirror:
+        async def start(self, _: float) -> None:
+            raise NoCatalog
+
+    gateway: Any = object.__new__(Gateway)
+    gateway._mirror = Mirror()
+    monkeypatch.setattr("thornback.deployments.gateway.log_to_output", lambda: None)
+    usual = gc.get_threshold()
+    try:
+        with pytest.raises(NoCatalog):
+            asyncio.run(gateway.__serve_build_asgi_app__())
+        assert gc.get_threshold() == (COLLECT_EVERY, *usual[1:])
+    finally:
+        gc.set_threshold(*usual)
 
 
 class Front:

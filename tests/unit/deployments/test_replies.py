@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from thornback.deployments import replies
 from thornback.deployments.http_edge import ClientGone
 from thornback.deployments.replies import (
     MAX_WAITING_BYTES,
@@ -156,6 +157,49 @@ def test_work_that_is_soon_over_is_not_watched() -> None:
         assert await Reply(front.send).during(work(), front.receive) == Answer(200, b"{}")
         assert not front.asked.is_set()
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
+def test_work_that_says_nothing_is_watched_by_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "WATCH_AFTER_S", 0.0)
+
+    async def scenario() -> None:
+        front = Front()
+
+        async def work() -> Answer:
+            await front.asked.wait()
+            # This one, that which looks for the client, and no third.
+            assert len(asyncio.all_tasks()) == 2
+            return Answer(200, b"{}")
+
+        reply = Reply(front.send)
+        async with asyncio.timeout(5):
+            await reply.finish(await reply.during(work(), front.receive))
+        assert front.body == b"{}"
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
+def test_work_that_is_silent_for_long_is_said_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "WATCH_AFTER_S", 0.0)
+
+    async def scenario() -> None:
+        front = Front()
+
+        async def work() -> Answer:
+            for _ in range(2):
+                front.written.clear()
+                await front.written.wait()
+            return Answer(200, b"{}")
+
+        reply = Reply(front.send, keep_alive_s=0.001)
+        async with asyncio.timeout(5):
+            await reply.finish(await reply.during(work(), front.receive))
+        assert front.body.startswith(b": keep-alive\r\n\r\n: keep-alive\r\n\r\n")
+        assert front.body.endswith(b"data: {}\r\n\r\n")
 
     asyncio.run(scenario())
 
