@@ -37,7 +37,7 @@ class CallMessage(msgspec.Struct, frozen=True, array_like=True):
 
     wire: int
     call_id: str
-    """`call_...`: what a cancellation names. Ours, and unique."""
+    """`call_...`: what a cancellation names. Ours, and of this attempt alone."""
     tool: str
     version: str
     arguments: bytes

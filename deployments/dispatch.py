@@ -299,18 +299,18 @@ class ServePool:
         while True:
             was_idle = not self._flights
             try:
-                answers = await self.transport.beat(self.gateway, self.held, BEAT_S)
-            except Exception:  # there is none, or one of them does not answer
+                beat = await self.transport.beat(self.gateway, self.held, BEAT_S)
+            except Exception:  # there is none
                 pass
             else:
-                self._hear([decode_state(answer) for answer in answers])
+                self._hear([decode_state(state) for state in beat.states], beat.all_answered)
             if was_idle and not self._flights:
                 return
             await asyncio.sleep(BEAT_S)
 
-    def _hear(self, states: list[HostState]) -> None:
-        """Those replicas are there, and no others."""
-        for replica in self._replicas():
+    def _hear(self, states: list[HostState], are_all: bool) -> None:
+        """Those replicas are there, and no others if these are all."""
+        for replica in self._replicas() if are_all else ():
             if all(replica.replica_id != state.replica_id for state in states):
                 self.gone(replica)
         for state in states:

@@ -107,7 +107,8 @@ class HostedCall:
             with Saying([self._context]):
                 outcome = await self._traced(tool, self._context)
         finally:
-            del self._at.running[call.call_id]
+            if self._at.running.get(call.call_id) is self:
+                del self._at.running[call.call_id]
             self._at.book().done(self._gateway)
             # Of a call that was given up nobody reads it.
             outcome = outcome or failed(CallCancelled(call.tool))

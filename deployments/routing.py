@@ -192,7 +192,9 @@ class RoutingEngine:
         while True:
             attempts += 1
             left_s = deadline - self._clock.monotonic()
-            message = _message(call, spec, min(timeout_s, left_s), min(queue_timeout_s, left_s))
+            message = _message(
+                call, spec, attempts, min(timeout_s, left_s), min(queue_timeout_s, left_s)
+            )
             try:
                 outcome = await (
                     pool.call(message, reports)
@@ -263,10 +265,14 @@ def _broken(entry: PoolEntry) -> PoolBroken:
     return PoolBroken(entry.name, entry.failed_module or "its modules", entry.cause or "unknown")
 
 
-def _message(call: Call, spec: ToolSpec, remaining_s: float, queue_timeout_s: float) -> CallMessage:
+def _message(
+    call: Call, spec: ToolSpec, attempt: int, remaining_s: float, queue_timeout_s: float
+) -> CallMessage:
     return CallMessage(
         WIRE_VERSION,
-        call.call_id,
+        # The attempt before may still run, on the replica that gets this one: what cancels the one
+        # must not name the other.
+        call.call_id if attempt == 1 else f"{call.call_id}.{attempt}",
         spec.name,
         spec.version,
         call.arguments,
@@ -283,7 +289,7 @@ def _message(call: Call, spec: ToolSpec, remaining_s: float, queue_timeout_s: fl
         spec.repeatable,
         spec.batch,
         None,
-        call.request_id,
+        call.request_id or call.call_id,
     )
 
 

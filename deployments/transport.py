@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from thornback.cluster.messages import HostState
 from thornback.deployments.local_line import Line, LineRefused
@@ -30,6 +30,15 @@ class Stream(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
     def cancel(self) -> None: ...
+
+
+class Beat(NamedTuple):
+    """What came of a heartbeat."""
+
+    states: list[bytes]
+    """The `HostState` of each replica that answered."""
+    all_answered: bool
+    """Whether there is none that may yet: then what is not among these has gone."""
 
 
 class Transport(Protocol):
@@ -62,11 +71,11 @@ class Transport(Protocol):
         """A reply that was too large for a message; None where it is gone."""
         ...
 
-    async def beat(self, gateway: str, held: int, timeout_s: float) -> list[bytes]:
-        """Tell every replica that this gateway is there; the `HostState` of those that answer.
+    async def beat(self, gateway: str, held: int, timeout_s: float) -> Beat:
+        """Tell every replica that this gateway is there.
 
         Raises:
-            Exception: none did in time.
+            Exception: Serve knows of no replica, or does not say in time.
         """
         ...
 
@@ -116,10 +125,12 @@ class ServeTransport:
         value: bytes | None = await handle.remote(value_id)
         return value
 
-    async def beat(self, gateway: str, held: int, timeout_s: float) -> list[bytes]:
-        response = self._handle.broadcast("beat", gateway, held)
-        answers = await response.results_async(timeout_s=timeout_s, return_exceptions=True)
-        return [answer for answer in answers if isinstance(answer, bytes)]
+    async def beat(self, gateway: str, held: int, timeout_s: float) -> Beat:
+        async with asyncio.timeout(timeout_s):
+            response: Any = self._handle.broadcast("beat", gateway, held)
+            # Not its `results_async`: that gives no answer at all where one replica is silent.
+            awaited = await response._fetch_replica_results_async()
+        return await answers_within([one.get_async() for one in awaited], timeout_s)
 
     def _addressed(self, method: str, replica_id: str, *, stream: bool, by_reference: bool) -> Any:
         return self._handle.options(
@@ -130,6 +141,24 @@ class ServeTransport:
             response_serialization="pickle",
             _by_reference=by_reference,
         )
+
+
+async def answers_within(asked: Sequence[Coroutine[Any, Any, Any]], timeout_s: float) -> Beat:
+    """The answers that come in time; an error is the answer of a replica that has gone."""
+    if not asked:
+        return Beat([], all_answered=True)
+    tasks = [asyncio.ensure_future(one) for one in asked]
+    try:
+        done, silent = await asyncio.wait(tasks, timeout=timeout_s)
+    finally:
+        for task in tasks:
+            task.cancel()
+    answers = [task.result() for task in tasks if task in done and not _has_failed(task)]
+    return Beat([answer for answer in answers if isinstance(answer, bytes)], not silent)
+
+
+def _has_failed(task: asyncio.Task[Any]) -> bool:
+    return task.cancelled() or task.exception() is not None
 
 
 MAX_HANDLES = 256

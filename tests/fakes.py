@@ -17,6 +17,7 @@ from thornback.cluster.messages import (
     decode_send,
     encode,
 )
+from thornback.deployments.transport import Beat
 from thornback.tools.context import ToolContext
 from thornback.tools.definition import Tool
 from thornback.tools.runner import run
@@ -107,6 +108,8 @@ class FakeTransport:
         """What replicas answer to a heartbeat; None: there is none."""
         self.known: set[str] = set()
         """Replicas that were met."""
+        self.one_is_silent = False
+        """Whether another replica leaves a heartbeat unanswered."""
         self.dead: set[str] = set()
         """Replicas that are known to have ended."""
         self.parked: dict[str, Reply] = {}
@@ -134,12 +137,12 @@ class FakeTransport:
         reply = self.parked.pop(value_id, None)
         return None if reply is None else encode(reply)
 
-    async def beat(self, gateway: str, held: int, timeout_s: float) -> list[bytes]:
+    async def beat(self, gateway: str, held: int, timeout_s: float) -> Beat:
         self.beats.append(held)
         self.was_beaten.set()
         if self.states is None:
             raise LookupError("no replica")
-        return [encode(state) for state in self.states]
+        return Beat([encode(state) for state in self.states], not self.one_is_silent)
 
 
 class FakePool:

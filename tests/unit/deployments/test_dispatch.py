@@ -481,6 +481,27 @@ def test_a_heartbeat_finds_new_replicas_and_drops_those_that_are_gone(
     run(scenario())
 
 
+def test_one_that_leaves_a_heartbeat_unanswered_hides_no_new_replica_and_is_not_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "BEAT_S", 0.001)
+
+    async def scenario() -> None:
+        caller = Caller()
+        caller.transport.states = [state("r2", free=1)]
+        caller.transport.one_is_silent = True
+        caller.know(state("r1", free=1))
+        caller.begin(call(1))
+        caller.begin(call(2))
+        found = {(await caller.sent()).to for _ in range(2)}
+        assert found == {"r1", "r2"}
+        caller.begin(call(3))
+        await caller.transport.was_beaten.wait()
+        assert {replica.replica_id for replica in caller.pool._replicas()} == {"r1", "r2"}
+
+    run(scenario())
+
+
 def test_replicas_of_a_pool_that_was_idle_for_long_are_looked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

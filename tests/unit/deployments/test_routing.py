@@ -256,6 +256,14 @@ def test_a_repeatable_call_whose_replica_died_is_sent_again() -> None:
     assert Engine(catalog(READ_ONLY), pool).call().attempts == 2
 
 
+def test_each_attempt_has_a_name_of_its_own_and_one_for_the_log() -> None:
+    pool = FakePool([ACK, LOST], [ACK, DONE])
+    Engine(catalog(READ_ONLY), pool).call()
+    first, second = pool.sent
+    assert first.call_id != second.call_id
+    assert first.logged_as == second.logged_as == first.call_id
+
+
 def test_a_call_with_effects_is_not_sent_again() -> None:
     pool = FakePool([ACK, LOST])
     assert isinstance(Engine(catalog(spec()), pool).failure(), ReplicaLost)

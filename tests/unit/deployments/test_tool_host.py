@@ -659,6 +659,33 @@ def test_one_call_is_cancelled_and_its_neighbour_finishes(cluster: Cluster) -> N
     assert structured(replies[1]) == "finished"
 
 
+def test_a_call_that_comes_twice_under_one_name_keeps_no_slot(cluster: Cluster) -> None:
+    async def calls() -> tuple[HostState, list[Replies], list[Replies]]:
+        finish, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+        @tool
+        async def waits() -> str:
+            """Wait until it may finish."""
+            begun.release()
+            await finish.wait()
+            return "finished"
+
+        host = await warm(cluster.host(echo, waits))
+        first = asyncio.create_task(shared(host, named("waits", 1)))
+        await begun.acquire()
+        second = asyncio.create_task(shared(host, named("waits", 1)))
+        await begun.acquire()
+        finish.set()
+        answered = await first, await second
+        return await told(host), *answered
+
+    state, *answers = run(calls())
+    assert state.running == 0
+    for messages in answers:
+        (reply,) = [reply for message in messages for _, reply in message.replies]
+        assert structured(reply) == "finished"
+
+
 NUMBERS = (np.float64(1.0), np.int64(1), np.float32(1), Decimal(1), Fraction(1))
 
 

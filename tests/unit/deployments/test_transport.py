@@ -12,7 +12,17 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from thornback.cluster.messages import HostState
 from thornback.deployments.local_line import LineLost, LineRefused, LineServer
-from thornback.deployments.transport import Lines, SentBefore, SentOnce, Unsent, fault_of
+from thornback.deployments.transport import (
+    Beat,
+    Lines,
+    SentBefore,
+    SentOnce,
+    Unsent,
+    answers_within,
+    fault_of,
+)
+
+NEVER_S = 60.0
 
 
 @pytest.mark.parametrize("dumps", [pickle.dumps, cloudpickle.dumps])
@@ -39,6 +49,34 @@ def test_what_was_not_sent_is_refused() -> None:
         with pytest.raises(LineRefused) as refused:
             await anext(aiter(Unsent()))
         assert fault_of(refused.value) == "refused"
+
+    asyncio.run(main())
+
+
+def test_a_silent_replica_keeps_no_answers_of_others_back() -> None:
+    ended: list[bool] = []
+
+    async def answers_at_once() -> bytes:
+        return b"state"
+
+    async def has_died() -> bytes:
+        raise ActorUnavailableError("gone", b"\0" * 16)
+
+    async def is_silent() -> bytes:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+        raise AssertionError
+
+    async def main() -> None:
+        assert await answers_within([], 0.01) == Beat([], True)
+        both = [answers_at_once(), has_died()]
+        assert await answers_within(both, NEVER_S) == Beat([b"state"], True)
+        three = [answers_at_once(), has_died(), is_silent()]
+        assert await answers_within(three, 0.01) == Beat([b"state"], False)
+        await asyncio.sleep(0)
+        assert ended == [True]
 
     asyncio.run(main())
 
