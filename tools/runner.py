@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
@@ -51,8 +52,11 @@ Early = Callable[[dict[int, Outcome]], None]
 
 LARGE_BYTES = 1_000_000
 """From here on the encoding of a result takes a while, and holds the interpreter meanwhile."""
-EARLY_S = 0.02
-"""Seconds that the loop then has first, to send what is ready."""
+EARLY_ROUNDS = 8
+"""Rounds of the loop that it then has first: to end the calls that are ready, take their replies
+and write them."""
+EARLY_MOST_S = 1.0
+"""Longest wait for a loop that something else holds up."""
 
 
 async def run(
@@ -123,10 +127,20 @@ async def run_batch(
         return [_with(outcome, run_s=run_s, batch_size=len(calls)) for outcome in outcomes]
 
     def tell(outcomes: dict[int, Outcome]) -> None:
-        if early is not None:
-            ready = dict(zip(outcomes, stamped(outcomes.values()), strict=True))
-            loop.call_soon_threadsafe(early, ready)
-            time.sleep(EARLY_S)
+        if early is None:
+            return
+        has_gone_round = threading.Event()
+
+        def round_and_round(left: int) -> None:
+            if left:
+                loop.call_soon(round_and_round, left - 1)
+            else:
+                has_gone_round.set()
+
+        ready = dict(zip(outcomes, stamped(outcomes.values()), strict=True))
+        loop.call_soon_threadsafe(early, ready)
+        loop.call_soon_threadsafe(round_and_round, EARLY_ROUNDS)
+        has_gone_round.wait(EARLY_MOST_S)
 
     attempt = _BatchAttempt(tool, calls, tell)
     in_context = contextvars.copy_context().run

@@ -14,7 +14,7 @@ import pytest
 from pydantic import Field
 
 from thornback.cluster.messages import Complete, Event
-from thornback.tools import Batch, DefinitionError, ToolContext, ToolFailure, testing, tool
+from thornback.tools import Batch, DefinitionError, ToolContext, ToolFailure, runner, testing, tool
 from thornback.tools.batching import BatchBroken
 from thornback.tools.definition import Tool, tool_of
 from thornback.tools.runner import LARGE_BYTES, Outcome, run, run_batch
@@ -354,3 +354,33 @@ def test_what_is_there_is_told_before_a_large_result_is_encoded(
         assert isinstance(outcome, Complete)
         assert outcome.result == outcomes[place].result  # type: ignore[union-attr]
         assert outcome.batch_size == len(times)
+
+
+def test_what_is_told_can_be_sent_before_a_large_result_is_encoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    happened: list[int | str] = []
+    encode = runner.call_tool_result
+
+    def encoded(tool: str, value: str, *rest: Any) -> bytes:
+        happened.append(len(value))
+        return encode(tool, value, *rest)
+
+    async def send() -> None:
+        for _ in range(4):  # the call ends, its replies are taken, and written
+            await asyncio.sleep(0)
+        happened.append("sent")
+
+    async def scenario() -> None:
+        sending: list[asyncio.Task[None]] = []
+        calls = [
+            (json.dumps({"times": number}).encode(), context(max_result_bytes=4 * LARGE_BYTES))
+            for number in (LARGE_BYTES, 1)
+        ]
+        await run_batch(
+            tool_of(repeat), calls, early=lambda _: sending.append(asyncio.create_task(send()))
+        )
+
+    monkeypatch.setattr(runner, "call_tool_result", encoded)
+    asyncio.run(scenario())
+    assert happened == [1, "sent", LARGE_BYTES]
