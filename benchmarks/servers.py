@@ -20,6 +20,7 @@ import yaml
 
 from benchmarks.accounting import TOOL_ROLES, Process, tree, unique_bytes, usage
 from benchmarks.peer_environment import PEERS, peer_python
+from thornback.cluster.config import GATEWAY_APP
 from thornback.cluster.errors import ThornbackError
 from thornback.deployments.cluster_file import read_cluster_file
 from thornback.deployments.dashboard import Dashboard
@@ -31,6 +32,10 @@ CONFIGS = Path(__file__).with_name("configs")
 SHIPPED = Path(__file__).parents[1] / "configs"
 READY_TIMEOUT_S = 90.0
 UP_TIMEOUT_S = 420.0
+GATEWAYS_S = 60.0
+"""Until all gateways run."""
+RELOAD_S = 2.0
+"""From the last one's start until HAProxy has heard of it and begun anew."""
 PEER_COMMANDS = {
     "bare": ("bare.py",),
     "bare, JSON": ("bare.py", "--json"),
@@ -140,7 +145,23 @@ class Cluster:
         up = self._thornback("up", str(self._config), "--detach")
         if up.returncode != 0:
             raise NotStarted(up.stderr)
+        self._await_gateways(document.get("gateway", {}).get("num_replicas") or 1)
         self._applied = dict(overrides)
+
+    def _await_gateways(self, wanted: int) -> None:
+        """`up` is done with the first; HAProxy, when it hears of another, begins anew and closes
+        connections that have nothing under way."""
+        if wanted == 1:
+            return
+        until_s = time.monotonic() + GATEWAYS_S
+        while time.monotonic() < until_s:
+            deployments = self.serve_details()[GATEWAY_APP]["deployments"].values()
+            states = [replica["state"] for each in deployments for replica in each["replicas"]]
+            if states.count("RUNNING") == wanted:
+                time.sleep(RELOAD_S)
+                return
+            time.sleep(0.2)
+        raise NotStarted(f"{wanted} gateways do not run after {GATEWAYS_S:.0f} s")
 
     def down(self) -> None:
         if self._begun:  # also one that did not come up as a whole
