@@ -14,6 +14,9 @@ EVERY_S = 0.25
 TOGETHER_S = 5.0
 """Replicas that come or go within so many seconds of each other, in one direction, are one change:
 their processes start one after the other."""
+LASTING_S = 1.0
+"""What is seen for less does not count: a process that starts or ends goes by other names for a
+moment, and a replica of Serve's has not come and gone in that time."""
 
 Seen = list[tuple[float, float]]
 """Moments, and a figure at each; it holds until the next."""
@@ -59,7 +62,7 @@ def changes(seen: Seen, together_s: float = TOGETHER_S) -> list[tuple[float, int
     """The changes of a figure: when each began, from what and to what it went."""
     found: list[tuple[float, int, int]] = []
     last_s = float("-inf")
-    for (_, before), (now_s, after) in pairwise(seen):
+    for (_, before), (now_s, after) in pairwise(_lasting(seen)):
         if after == before:
             continue
         goes_on = (
@@ -73,6 +76,18 @@ def changes(seen: Seen, together_s: float = TOGETHER_S) -> list[tuple[float, int
             found.append((now_s, int(before), int(after)))
         last_s = now_s
     return found
+
+
+def _lasting(seen: Seen) -> Seen:
+    """The steps of a figure, without those that are over at once."""
+    steps = seen[:1] + [now for before, now in pairwise(seen) if now[1] != before[1]]
+    ends_s = [since for since, _ in steps[1:]] + [seen[-1][0] if seen else 0.0]
+    last = len(steps) - 1
+    return [
+        step
+        for place, (step, end_s) in enumerate(zip(steps, ends_s, strict=True))
+        if place == last or end_s - step[0] >= LASTING_S
+    ]
 
 
 def within(seen: Seen, from_s: float, until_s: float) -> Seen:

@@ -28,6 +28,12 @@ def test_what_goes_up_and_down_at_once_is_two_changes() -> None:
     assert len(changes([(0.0, 1.0), (1.0, 2.0), (2.0, 1.0)])) == 2
 
 
+def test_what_is_seen_for_a_moment_is_no_change() -> None:
+    assert changes([(0.0, 4.0), (5.0, 3.0), (5.3, 4.0), (20.0, 4.0)]) == []
+    down = [(0.0, 4.0), (10.0, 2.0), (10.3, 3.0), (10.6, 2.0), (20.0, 2.0)]
+    assert [change[1:] for change in changes(down)] == [(4, 2)]
+
+
 def test_a_window_begins_with_what_held_before_it() -> None:
     assert within(SEEN, 5.0, 10.5) == [(5.0, 1.0), (10.0, 2.0), (10.5, 2.0)]
 
