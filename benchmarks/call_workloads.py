@@ -51,10 +51,10 @@ def _padded(label: str, connections: int, padding_bytes: int) -> Point:
     return Point(label=label, load=load)
 
 
-def _stream(label: str, connections: int, count: int) -> Point:
+def _stream(label: str, connections: int, count: int, tool: str = "items") -> Point:
     load = Load(
         url="",
-        tools=("items",),
+        tools=(tool,),
         arguments=ITEMS % count,
         connections=connections,
     )
@@ -302,7 +302,10 @@ CALL_WORKLOADS = {
     "slow-reader": Workload(
         about="a million items for a client that reads a thousand a second, then all it can",
         config=CONFIGS / "results.yaml",
-        points=(_stream("100,000 items", 1, 100_000), _stream(MILLION, 1, 1_000_000)),
+        points=(
+            _stream("100,000 items", 1, 100_000, "many_items"),
+            _stream(MILLION, 1, 1_000_000, "many_items"),
+        ),
         measure=measure_slow_reader,
         runs=1,
         bars=(

@@ -99,6 +99,8 @@ class Tool:
     returns: Returns
     items: Returns | None
     """For generators: what one item is."""
+    returns_items: bool
+    """Whether the result is the list of all items, and not what the generator returns."""
     problems: tuple[str, ...]
     _instance: list[Callable[..., Any]] = field(default_factory=list, repr=False)
     _instance_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -368,6 +370,7 @@ def _declared(
         arguments=arguments,
         returns=returns,
         items=items,
+        returns_items=items is not None and not _has_result(signature.return_annotation),
         problems=tuple(found),
         **facts,
     )
@@ -453,13 +456,18 @@ def _returns(kind: Kind, annotation: Any) -> tuple[Returns, Returns | None]:
     if typing.get_origin(annotation) not in _ITERATORS:
         arguments = ()
     item = arguments[0] if arguments else Any
-    # Generator[Yield, Send, Return]: one that returns a value says its result itself.
-    final = arguments[2] if len(arguments) == 3 else None
-    if final not in (None, type(None)):
-        return _value_returns(final), _value_returns(item)
+    if _has_result(annotation):
+        return _value_returns(arguments[2]), _value_returns(item)
     if item is Any or is_content(item):
         return _value_returns(Any), _value_returns(item)
     return _value_returns(types.GenericAlias(list, (item,))), _value_returns(item)
+
+
+def _has_result(annotation: Any) -> bool:
+    """Whether a generator says what it returns: `Generator[Yield, Send, Return]`."""
+    arguments = typing.get_args(annotation)
+    is_generator = typing.get_origin(annotation) is Generator and len(arguments) == 3
+    return is_generator and arguments[2] not in (None, type(None))
 
 
 def _value_returns(annotation: Any) -> Returns:

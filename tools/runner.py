@@ -213,7 +213,8 @@ class _Attempt:
                 self._ctx.check()
                 self._add(next(value))
         except StopIteration as stop:
-            return self._items if stop.value is None else stop.value
+            says_itself = stop.value is not None or not self._tool.returns_items
+            return stop.value if says_itself else self._items
         finally:
             value.close()
 
@@ -233,16 +234,17 @@ class _Attempt:
         return _keywords(self._tool, self._arguments, self._ctx)
 
     def _add(self, item: Any) -> None:
-        """Send a yielded item ahead and keep it for the result."""
+        """Send a yielded item ahead, and keep it if the result is of these."""
         assert self._tool.items is not None
         if is_content := isinstance(item, Content):
             plain: Any = content_block(item)
         else:
             plain = jsonable(self._tool.name, item, self._tool.items)
-        self._items_bytes += len(msgspec.json.encode(plain))
-        if self._items_bytes > self._ctx.max_result_bytes:
-            raise ResultTooLarge(self._tool.name, self._items_bytes, self._ctx.max_result_bytes)
-        self._items.append(item)
+        if self._tool.returns_items:
+            self._items_bytes += len(msgspec.json.encode(plain))
+            if self._items_bytes > self._ctx.max_result_bytes:
+                raise ResultTooLarge(self._tool.name, self._items_bytes, self._ctx.max_result_bytes)
+            self._items.append(item)
         self._ctx.partial(plain, f"[{plain['type']}]" if is_content else readable(plain))
 
 

@@ -116,6 +116,21 @@ def test_a_generator_may_return_its_result() -> None:
     assert text_of(completed(summing)) == "the sum"
 
 
+def test_a_generator_with_a_result_of_its_own_may_yield_without_end() -> None:
+    @tool
+    def counting() -> Generator[str, None, int]:
+        """Count."""
+        for _ in range(100):
+            yield "x" * 100
+        return 100
+
+    events: list[Event] = []
+    outcome = outcome_of(counting, ctx=context(events, max_result_bytes=1000))
+    assert isinstance(outcome, Complete)
+    assert json.loads(outcome.result)["structuredContent"] == {"result": 100}
+    assert sum(isinstance(event, Partial) for event in events) == 100
+
+
 def test_a_generator_may_yield_pictures() -> None:
     @tool
     def drawing() -> Iterator[str | Image]:
