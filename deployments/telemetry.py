@@ -28,8 +28,8 @@ SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0,
 )  # fmt: skip
-"""Upper bounds of the buckets of times. What lies between two is told in proportion, and of calls of
-many seconds people know better: those are close together."""
+"""Upper bounds of the buckets of times. What lies between two is told in proportion, and of calls
+of many seconds people know better: those are close together."""
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 """Upper bounds of the buckets of batch sizes."""
 
@@ -75,14 +75,15 @@ BATCH_SIZE = Metric(
 )
 RUNNING = Metric("thornback_running", "gauge", _TOOL, "Calls that run now.")
 QUEUED = Metric("thornback_queued", "gauge", _TOOL, "Calls that wait now.")
+_POOL = ("cluster", "pool")
 REPLICAS = Metric(
-    "thornback_replicas", "gauge", ("pool", "state"), "Replicas of a pool that scales."
+    "thornback_replicas", "gauge", (*_POOL, "state"), "Replicas of a pool that scales."
 )
 TARGET_REPLICAS = Metric(
-    "thornback_target_replicas", "gauge", ("pool",), "Replicas that a pool shall have."
+    "thornback_target_replicas", "gauge", _POOL, "Replicas that a pool shall have."
 )
 LAST_DECISION = Metric(
-    "thornback_last_decision_seconds", "gauge", ("pool",),
+    "thornback_last_decision_seconds", "gauge", _POOL,
     "When a pool's size was last changed, in seconds since 1970.",
 )  # fmt: skip
 

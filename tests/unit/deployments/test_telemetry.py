@@ -22,7 +22,7 @@ from thornback.deployments.telemetry import (
     Telemetry,
 )
 
-BOUNDED = {"tool", "version", "outcome", "code", "pool", "state", "le"}
+BOUNDED = {"tool", "version", "outcome", "code", "cluster", "pool", "state", "le"}
 OK = CallFacts("reverse", "1.0.0", "ok", total_s=0.02, queue_s=0.004, run_s=0.015)
 
 
@@ -116,12 +116,10 @@ def test_times_are_told_apart_by_what_came_of_the_call(sink: FakeSink, observed:
     observed.export()
     tool = ("reverse", "1.0.0")
     for name, ok_s, error_s in (("total", 0.02, 90.0), ("run", 0.015, 0.045)):
-        assert sink.values[f"thornback_{name}_seconds_count", *tool, "ok"] == 1
-        assert sink.values[f"thornback_{name}_seconds_count", *tool, "error"] == 3
-        assert sink.values[f"thornback_{name}_seconds_sum", *tool, "ok"] == ok_s
-        assert sink.values[f"thornback_{name}_seconds_sum", *tool, "error"] == pytest.approx(
-            error_s
-        )
+        for outcome, calls, sum_s in (("ok", 1, ok_s), ("error", 3, error_s)):
+            labels = (*tool, outcome)
+            assert sink.values[f"thornback_{name}_seconds_count", *labels] == calls
+            assert sink.values[f"thornback_{name}_seconds_sum", *labels] == pytest.approx(sum_s)
     assert sink.values["thornback_queue_seconds_bucket", *tool, "error", "0.005"] == 3
     assert ("thornback_total_seconds_bucket", *tool, "error", "0.025") not in sink.values
 
