@@ -80,7 +80,8 @@ class TelemetryConfig(ConfigModel):
     """What is counted and traced."""
 
     metrics: bool = True
-    """Count calls, and show the sums under `thornback_*` on Ray's metrics endpoint."""
+    """Count calls, and show the sums and the size of pools under `thornback_*` on Ray's metrics
+    endpoint."""
     traces: TracesConfig | None = None
     """None: as `OTEL_EXPORTER_OTLP_*` say in the environment of `up`, or nowhere."""
 

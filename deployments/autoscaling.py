@@ -2,7 +2,7 @@
 
 Serve's own counts are of messages, and a message carries many calls. Hosts report calls instead,
 and `thornback.cluster.scaling` decides on those. Serve pickles this module by value into its
-controller and calls `calls` for each pool some ten times a second: nothing here waits, and what
+controller and calls a policy for each pool some ten times a second: nothing here waits, and what
 `thornback status` shows later is sent away by another thread.
 """
 
@@ -36,6 +36,15 @@ def autoscaling_stats(running: int, held: Mapping[str, int]) -> dict[str, float]
 
 def calls(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:
     """As many replicas as the calls of a pool ask for; Serve's `policy_function`."""
+    return _decided(ctx, shown=True)
+
+
+def calls_unshown(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    """`calls`, where `telemetry.metrics` is off."""
+    return _decided(ctx, shown=False)
+
+
+def _decided(ctx: AutoscalingContext, *, shown: bool) -> tuple[float, dict[str, Any]]:
     reports = ctx.raw_metrics or {}
     seen = Seen(
         now_s=ctx.current_time or 0.0,
@@ -46,10 +55,11 @@ def calls(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:
     )
     application = ctx.app_name or ""
     memory = ctx.policy_state.get(MEMORY, Memory())
-    pool = application.rpartition(".")[2]
-    answer = look(pool, seen, _aims(ctx), memory)
-    decided_at_s = None if answer.changed is None else answer.changed.at_s
-    show(pool, ctx.current_num_replicas, ctx.target_num_replicas, decided_at_s)
+    answer = look(application.rpartition(".")[2], seen, _aims(ctx), memory)
+    if shown:
+        decided_at_s = None if answer.changed is None else answer.changed.at_s
+        # By place: the controller may hold the `pool_gauges` of an earlier version.
+        show(application, ctx.current_num_replicas, ctx.target_num_replicas, decided_at_s)
     if answer.changed is not None:
         announce(application, answer.changed)
     return answer.replicas, {MEMORY: answer.memory}

@@ -248,23 +248,25 @@ class _Queue:
 
     async def _serve(self, calls: list[_Call]) -> None:
         """Run a batch; where it breaks, each of its calls by itself, if that is safe."""
-        try:
-            broken = await self._invoke(calls)
-            if broken is None:
-                return
-            together = failed_together(self.tool, [call.ctx for call in calls], broken)
-            for call in calls:
-                if not call.repeatable:
-                    call.finish(together)
-            for call in calls:
-                if call.still_wanted():
-                    await self._invoke([call])
-        except Exception:  # a bug of ours; the callers get an answer all the same
-            error_id = new_id("err")
-            about = {"request_ids": [call.ctx.request_id for call in calls]}
-            logger.exception("running %s failed (%s)", self.tool.name, error_id, extra=about)
-            for call in calls:
-                call.finish(failed(ToolBug(self.tool.name, error_id)))
+        contexts = [call.ctx for call in calls]
+        with Saying(contexts):  # what is logged of the batch here is its calls' too
+            try:
+                broken = await self._invoke(calls)
+                if broken is None:
+                    return
+                together = failed_together(self.tool, contexts, broken)
+                for call in calls:
+                    if not call.repeatable:
+                        call.finish(together)
+                for call in calls:
+                    if call.still_wanted():
+                        await self._invoke([call])
+            except Exception:  # a bug of ours; the callers get an answer all the same
+                error_id = new_id("err")
+                about = {"request_ids": [ctx.request_id for ctx in contexts]}
+                logger.exception("running %s failed (%s)", self.tool.name, error_id, extra=about)
+                for call in calls:
+                    call.finish(failed(ToolBug(self.tool.name, error_id)))
 
     async def _invoke(self, calls: Sequence[_Call]) -> BatchBroken | None:
         """Run the tool once for these calls, and give each that is still there its outcome."""

@@ -116,13 +116,13 @@ def logs(
         search = Search(found, cluster, lines)
         wanted = search.wanted(about, request, reports, follow=follow)
         told = [] if request is None else _reported(reports, wanted)
-        shown = _show([*told, *search.first(wanted)], as_json)
+        shown = _show([*told, *search.first(wanted)], as_json, wanted.ids)
         if request is not None and not shown and not follow:
             hint(f"thornback: no line about {request}: {search.searched(reports)}")
             raise typer.Exit(EXIT_SAID_NO)
         while follow:
             time.sleep(found.period_s)
-            _show(search.later(wanted), as_json)
+            _show(search.later(wanted), as_json, wanted.ids)
 
 
 class Search:
@@ -264,7 +264,7 @@ def _in_order(lines: list[Line]) -> list[Line]:
     return [lines[place] for place in order]
 
 
-def _show(lines: Iterable[Line], as_json: bool) -> int:
+def _show(lines: Iterable[Line], as_json: bool, wanted_ids: tuple[str, ...] = ()) -> int:
     """Print lines; how many there were."""
     import json
 
@@ -277,6 +277,6 @@ def _show(lines: Iterable[Line], as_json: bool) -> int:
             said = {"pool": line.pool, "node": line.node, "file": line.file, "line": line.text}
             typer.echo(json.dumps(said))
             continue
-        for shown in shown_lines(line.text):
+        for shown in shown_lines(line.text, wanted_ids=wanted_ids):
             typer.echo(f"{line.pool}  {shown}")
     return count

@@ -117,9 +117,9 @@ def sums_of(
             ToolSums(
                 tool,
                 version,
-                sum(numbers.outcomes.values()) if numbers else 0,
+                sum(times.calls for times in numbers.times.values()) if numbers else 0,
                 sum(numbers.errors.values()) if numbers else 0,
-                list(numbers.total.counts) if numbers else [],
+                numbers.total_counts if numbers else [],
                 now.get(((tool, version), RUNNING), 0),
                 now.get(((tool, version), QUEUED), 0),
             )
@@ -185,6 +185,8 @@ class _Total:
             return
         self._calls_per_s += (now.calls - (before.calls if before else 0)) / span_s
         self._errors_per_s += (now.errors - (before.errors if before else 0)) / span_s
+        if len(now.times) != len(self._times.counts):
+            return  # it counted none, or is of a version with other buckets
         for place, count in enumerate(now.times):
             was = before.times[place] if before and before.times else 0
             self._times.counts[place] += count - was

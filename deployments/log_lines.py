@@ -7,6 +7,7 @@ show both. What is neither was printed outside of a call, and is shown as it is.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, tzinfo
 
 import msgspec
@@ -70,19 +71,22 @@ def log_line(line: str) -> LogLine | None:
         return None
 
 
-def shown_lines(line: str, zone: tzinfo | None = None) -> list[str]:
+def shown_lines(
+    line: str, zone: tzinfo | None = None, wanted_ids: Collection[str] = ()
+) -> list[str]:
     """`07:15:02  sql_query  ok  12 ms  research-agents  req_...`; with a traceback, several lines.
 
     Args:
         line: One line of a log, which may also hold what a library printed.
         zone: Of the time shown; None: this machine's.
+        wanted_ids: Of the requests that were asked for: a line of several names one of those.
     """
     said = log_line(line)
     if said is None:
         return [line]
     moment = f"{datetime.fromtimestamp(said.time, UTC).astimezone(zone):%H:%M:%S}"
     parts = _record_parts(said) if said.logger else _access_parts(said)
-    first = "  ".join(part for part in [moment, *parts, *_ids(said)] if part)
+    first = "  ".join(part for part in [moment, *parts, *_ids(said, wanted_ids)] if part)
     return [first, *(f"    {_printable(each)}" for each in said.traceback.splitlines())]
 
 
@@ -103,9 +107,9 @@ def _record_parts(said: LogLine) -> list[str]:
     return [said.tool, f"{about} {_printable(said.message)}".strip()]
 
 
-def _ids(said: LogLine) -> list[str]:
-    shown, others = said.all_request_ids[:1], said.all_request_ids[1:]
-    return [*shown, f"and {len(others)} more"] if others else list(shown)
+def _ids(said: LogLine, wanted_ids: Collection[str]) -> list[str]:
+    ids = sorted(said.all_request_ids, key=lambda each: each not in wanted_ids)
+    return [ids[0], f"and {len(ids) - 1} more"] if len(ids) > 1 else ids
 
 
 def _printable(text: str) -> str:

@@ -146,7 +146,8 @@ class Sending:
                 return
             raise
         except Exception as error:
-            if self._open:
+            fault = fault_of(error)
+            if self._open and fault == "lost":  # what was refused goes elsewhere
                 logger.warning(
                     "%d calls of pool %s lost their replica: %s",
                     self._open,
@@ -154,7 +155,7 @@ class Sending:
                     type(error).__name__,
                     extra={"request_ids": [f.message.request_id for f in self._flights if f]},
                 )
-            self._fail(fault_of(error))
+            self._fail(fault)
         finally:
             late.cancel()
             self._channel.ended(self)

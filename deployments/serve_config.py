@@ -30,6 +30,8 @@ PROXY_LOCATION = "EveryNode"
 MAX_NAME = 40
 AUTOSCALING_POLICY = "thornback.deployments.autoscaling:calls"
 """Without `policy_kwargs`: a change of those would restart the pool."""
+UNSHOWN_POLICY = "thornback.deployments.autoscaling:calls_unshown"
+"""The same where `telemetry.metrics` is off. From one to the other the pool restarts, too."""
 GATEWAY_STREAMS = 20_000
 """`max_ongoing_requests` of a gateway: to Serve each open stream is a request that goes on."""
 POOL_STREAMS = 20_000
@@ -211,12 +213,13 @@ def render_pool(config: ClusterConfig, plan: PoolPlan) -> dict[str, Any]:
         "route_prefix": None,
         "import_path": "thornback.deployments.builder:pool_app",
         "args": args,
-        "deployments": [_pool_deployment(plan, encoded(_traces(config)))],
+        "deployments": [_pool_deployment(config, plan)],
     }
 
 
-def _pool_deployment(plan: PoolPlan, traces: str) -> dict[str, Any]:
+def _pool_deployment(config: ClusterConfig, plan: PoolPlan) -> dict[str, Any]:
     pool = plan.config
+    policy = AUTOSCALING_POLICY if config.telemetry.metrics else UNSHOWN_POLICY
     options = pool.model_dump(
         exclude_none=True,
         exclude={"tools", "threads", "import_timeout_s", "runtime_env"},
@@ -224,13 +227,16 @@ def _pool_deployment(plan: PoolPlan, traces: str) -> dict[str, Any]:
     actor = options["ray_actor_options"]
     actor = {key: value for key, value in actor.items() if value != {}}
     if "autoscaling_config" in options:
-        options["autoscaling_config"]["policy"] = {"policy_function": AUTOSCALING_POLICY}
+        options["autoscaling_config"]["policy"] = {"policy_function": policy}
     return {
         **options,
         "name": POOL_DEPLOYMENT,
         "max_ongoing_requests": POOL_STREAMS,
         "max_queued_requests": -1,
-        "user_config": {"max_ongoing_requests": pool.max_ongoing_requests, TRACES: traces},
+        "user_config": {
+            "max_ongoing_requests": pool.max_ongoing_requests,
+            TRACES: encoded(_traces(config)),
+        },
         "ray_actor_options": {**actor, "runtime_env": plan.runtime_env},
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -37,7 +38,8 @@ from thornback.deployments.serve_config import POOL_DEPLOYMENT
 if TYPE_CHECKING:
     from thornback.cluster.actors import RegistryInfo
 
-HOST_TIMEOUT_S = 5.0
+HOST_TIMEOUT_S = 3.0
+"""For all hosts of all pools, which are asked side by side."""
 
 
 class Replica(msgspec.Struct, frozen=True):
@@ -73,6 +75,8 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     replicas: dict[str, int] = {}
     """How many replicas are in each state."""
     replica_list: list[Replica] = []
+    silent: list[str] = []
+    """Ids of those that run, as Serve says, and did not answer."""
     decisions: list[Decision] = []
     """The last changes of its size, oldest first."""
 
@@ -122,7 +126,9 @@ class Facts(msgspec.Struct, kw_only=True):
     decisions: dict[str, list[Scaled]] = {}
     """The last changes of each pool's size."""
     hosts: dict[str, list[dict[str, Any]]] = {}
-    """`ToolHost.info` of the replicas of each pool."""
+    """`ToolHost.info` of the replicas of each pool that answered."""
+    silent: dict[str, list[str]] = {}
+    """Ids of the replicas of each pool that did not."""
     environment: dict[str, str] | None = None
     """Environment of a gateway."""
     problems: list[str] = []
@@ -144,6 +150,8 @@ def assess(cluster: ClusterFile, facts: Facts) -> Status:
     for name, pool in pools.items():
         if pool.state in ("broken", "infeasible", "mismatch", "failed"):
             problems.append(f"pool {name} is {pool.state}: {pool.reason}")
+        if pool.silent:
+            problems.append(f"pool {name}: {_silence(pool)}")
     catalog = facts.catalog
     return Status(
         name=cluster.name,
@@ -204,6 +212,7 @@ def _pools(cluster: ClusterFile, facts: Facts) -> dict[str, PoolStatus]:
             lost_tools=list(entry.lost_tools) if entry else [],
             replicas=dict(Counter(replica.state for replica in replicas)),
             replica_list=replicas,
+            silent=facts.silent.get(news.pool, []),
             decisions=[_decision(event) for event in facts.decisions.get(news.pool, [])],
         )
     return report
@@ -222,6 +231,17 @@ def _with_hosts(state: str, reason: str, hosts: Sequence[Mapping[str, Any]]) -> 
         for tool, cause in host.get("mismatches", {}).items():
             return "mismatch", f"{tool}: {cause}"
     return state, reason
+
+
+def _silence(pool: PoolStatus) -> str:
+    """Which replicas of a pool did not answer, in words."""
+    pids = {replica.id: replica.pid for replica in pool.replica_list}
+    named = ", ".join(f"{each} (pid {pids.get(each)})" for each in pool.silent)
+    running = pool.replicas.get("RUNNING", 0)
+    return (
+        f"{len(pool.silent)} of {running} replica{'s' * (running != 1)} did not answer within "
+        f"{HOST_TIMEOUT_S:g} s: {named}"
+    )
 
 
 def _replica(details: Mapping[str, Any]) -> Replica:
@@ -290,7 +310,7 @@ def _ask_ray(cluster: ClusterFile, facts: Facts) -> None:
 
     facts.nodes = living_nodes()
     hear_registry(BlockingRegistryClient(connect(cluster.namespace)), facts)
-    facts.hosts = _ask_hosts(cluster, facts.details)
+    hear_hosts(cluster, facts)
 
 
 class RegistryReader(Protocol):
@@ -320,30 +340,47 @@ def hear_registry(registry: RegistryReader, facts: Facts) -> None:
             facts.problems.append(str(error))
 
 
-def _ask_hosts(cluster: ClusterFile, details: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """`info` of every running replica of every pool, all asked at once."""
+def hear_hosts(cluster: ClusterFile, facts: Facts) -> None:
+    """Ask every running replica of every pool for its `info`, and note those that say nothing."""
     prefix = cluster.namespace + "."
-    running = [
-        name
-        for name, application in details.get("applications", {}).items()
+    running = {
+        name.removeprefix(prefix): ids
+        for name, application in facts.details.get("applications", {}).items()
         if name.startswith(prefix)
         and name != prefix + GATEWAY_APP
-        and any(replica["state"] == "RUNNING" for replica in replicas_of(application))
-    ]
+        and (ids := [r["replica_id"] for r in replicas_of(application) if r["state"] == "RUNNING"])
+    }
     if not running:
-        return {}
+        return
     serve = import_serve()
     asked = {
-        name: serve.get_deployment_handle(POOL_DEPLOYMENT, name).broadcast("info")
-        for name in running
+        pool: serve.get_deployment_handle(POOL_DEPLOYMENT, prefix + pool).broadcast("info")
+        for pool in running
     }
-    answers = {}
-    for name, response in asked.items():
-        try:
-            answers[name.removeprefix(prefix)] = list(response.results(timeout_s=HOST_TIMEOUT_S))
-        except Exception:  # a replica that goes away while it is asked says nothing
-            continue
-    return answers
+    # Serve sends a broadcast when its results are asked for, and then waits for them.
+    with ThreadPoolExecutor(len(asked)) as threads:
+        found = dict(zip(asked, threads.map(_results, asked.values()), strict=True))
+    for pool, results in found.items():
+        infos = facts.hosts[pool] = [result for result in results if isinstance(result, dict)]
+        if any(isinstance(result, Exception) and not _is_gone(result) for result in results):
+            answered = {info.get("replica_id") for info in infos}
+            facts.silent[pool] = [each for each in running[pool] if each not in answered]
+
+
+def _results(response: Any) -> list[Any]:
+    """What each replica answered, or the error that came in place of it."""
+    try:
+        return list(response.results(timeout_s=HOST_TIMEOUT_S, return_exceptions=True))
+    except Exception as error:  # none could be asked
+        return [error]
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether a replica went away while it was asked, as one does whose pool shrinks."""
+    from ray.exceptions import ActorDiedError
+    from ray.serve.exceptions import DeploymentUnavailableError
+
+    return isinstance(error, (ActorDiedError, DeploymentUnavailableError))
 
 
 def _gateway_environment(cluster: ClusterFile, facts: Facts) -> dict[str, str] | None:

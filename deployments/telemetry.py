@@ -24,8 +24,12 @@ MAX_CODES = 64
 MAX_CODE_CHARS = 64
 OTHERS = "(others)"
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Upper bounds of the buckets of times."""
+SECONDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0,
+)  # fmt: skip
+"""Upper bounds of the buckets of times. What lies between two is told in proportion, and of calls
+of many seconds people know better: those are close together."""
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 """Upper bounds of the buckets of batch sizes."""
 
@@ -56,27 +60,30 @@ COLD_STARTS = Metric(
     "thornback_cold_starts", "counter", _TOOL, "Calls for which a replica had to be started."
 )
 QUEUE = Metric(
-    "thornback_queue_seconds", "histogram", _TOOL,
+    "thornback_queue_seconds", "histogram", (*_TOOL, "outcome"),
     "From a call's arrival until a host admitted it.", SECONDS,
 )  # fmt: skip
-RUN = Metric("thornback_run_seconds", "histogram", _TOOL, "Time in the tool.", SECONDS)
+RUN = Metric(
+    "thornback_run_seconds", "histogram", (*_TOOL, "outcome"), "Time in the tool.", SECONDS
+)
 TOTAL = Metric(
-    "thornback_total_seconds", "histogram", _TOOL, "From a call's arrival until its answer.",
-    SECONDS,
+    "thornback_total_seconds", "histogram", (*_TOOL, "outcome"),
+    "From a call's arrival until its answer.", SECONDS,
 )  # fmt: skip
 BATCH_SIZE = Metric(
     "thornback_batch_size", "histogram", _TOOL, "Calls in the batch that a call ran in.", SIZES
 )
 RUNNING = Metric("thornback_running", "gauge", _TOOL, "Calls that run now.")
 QUEUED = Metric("thornback_queued", "gauge", _TOOL, "Calls that wait now.")
+_POOL = ("cluster", "pool")
 REPLICAS = Metric(
-    "thornback_replicas", "gauge", ("pool", "state"), "Replicas of a pool that scales."
+    "thornback_replicas", "gauge", (*_POOL, "state"), "Replicas of a pool that scales."
 )
 TARGET_REPLICAS = Metric(
-    "thornback_target_replicas", "gauge", ("pool",), "Replicas that a pool shall have."
+    "thornback_target_replicas", "gauge", _POOL, "Replicas that a pool shall have."
 )
 LAST_DECISION = Metric(
-    "thornback_last_decision_seconds", "gauge", ("pool",),
+    "thornback_last_decision_seconds", "gauge", _POOL,
     "When a pool's size was last changed, in seconds since 1970.",
 )  # fmt: skip
 
@@ -157,31 +164,50 @@ class Distribution:
         return self.bounds[-1]
 
 
+class Times:
+    """How long the calls of one outcome took."""
+
+    def __init__(self) -> None:
+        self.queue = Distribution(QUEUE.bounds)
+        self.run = Distribution(RUN.bounds)
+        self.total = Distribution(TOTAL.bounds)
+
+    @property
+    def calls(self) -> int:
+        return sum(self.total.counts)
+
+
 class ToolNumbers:
     """What was observed of one version of a tool since this process began."""
 
     def __init__(self) -> None:
-        self.outcomes: dict[str, int] = {}
+        self.times: dict[str, Times] = {}
+        """By outcome."""
         self.errors: dict[str, int] = {}
         self.request_bytes = self.result_bytes = self.cold_starts = 0
-        self.queue = Distribution(QUEUE.bounds)
-        self.run = Distribution(RUN.bounds)
-        self.total = Distribution(TOTAL.bounds)
         self.batch_size = Distribution(BATCH_SIZE.bounds)
 
+    @property
+    def total_counts(self) -> list[int]:
+        """How many calls took how long in all, whatever came of them: the buckets of `TOTAL`."""
+        counts = (times.total.counts for times in self.times.values())
+        return [sum(bucket) for bucket in zip(*counts, strict=True)]
+
     def observe(self, call: CallFacts) -> None:
-        self.outcomes[call.outcome] = self.outcomes.get(call.outcome, 0) + 1
+        times = self.times.get(call.outcome)
+        if times is None:
+            times = self.times[call.outcome] = Times()
         if call.error:
             code = call.error if self._is_counted_apart(call.error) else OTHERS
             self.errors[code] = self.errors.get(code, 0) + 1
         self.request_bytes += call.request_bytes
         self.result_bytes += call.result_bytes
         self.cold_starts += call.cold
-        self.total.add(call.total_s)
+        times.total.add(call.total_s)
         if call.queue_s is not None:
-            self.queue.add(call.queue_s)
+            times.queue.add(call.queue_s)
         if call.run_s is not None:
-            self.run.add(call.run_s)
+            times.run.add(call.run_s)
         if call.batch_size is not None:
             self.batch_size.add(call.batch_size)
 
@@ -190,24 +216,29 @@ class ToolNumbers:
 
     def counters(self, tool: Labels) -> Iterable[tuple[str, Labels, float]]:
         """Name, labels and value of every counter, a histogram's buckets among them."""
-        for outcome, count in self.outcomes.items():
-            yield CALLS.name, (*tool, outcome), count
+        for outcome, times in self.times.items():
+            labels = (*tool, outcome)
+            yield CALLS.name, labels, times.calls
+            yield from _buckets(QUEUE, labels, times.queue)
+            yield from _buckets(RUN, labels, times.run)
+            yield from _buckets(TOTAL, labels, times.total)
         for code, count in self.errors.items():
             yield ERRORS.name, (*tool, code), count
         yield REQUEST_BYTES.name, tool, self.request_bytes
         yield RESULT_BYTES.name, tool, self.result_bytes
         yield COLD_STARTS.name, tool, self.cold_starts
-        for metric, seen in (
-            (QUEUE, self.queue),
-            (RUN, self.run),
-            (TOTAL, self.total),
-            (BATCH_SIZE, self.batch_size),
-        ):
-            yield f"{metric.name}_sum", tool, seen.sum
-            yield f"{metric.name}_count", tool, sum(seen.counts)
-            bounds = [f"{bound:g}" for bound in metric.bounds] + ["+Inf"]
-            for bound, count in zip(bounds, accumulate(seen.counts), strict=True):
-                yield f"{metric.name}_bucket", (*tool, bound), count
+        yield from _buckets(BATCH_SIZE, tool, self.batch_size)
+
+
+def _buckets(
+    metric: Metric, labels: Labels, seen: Distribution
+) -> Iterable[tuple[str, Labels, float]]:
+    """A histogram as counters."""
+    yield f"{metric.name}_sum", labels, seen.sum
+    yield f"{metric.name}_count", labels, sum(seen.counts)
+    bounds = [f"{bound:g}" for bound in metric.bounds] + ["+Inf"]
+    for bound, count in zip(bounds, accumulate(seen.counts), strict=True):
+        yield f"{metric.name}_bucket", (*labels, bound), count
 
 
 class Telemetry:

@@ -18,7 +18,7 @@ SHOWN_S = 40.0
 """Longest time until a call is shown: two exports, ours and Ray's."""
 PLACES = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId", "JobId", "NodeId"}
 """Labels that Ray adds."""
-OURS = {"tool", "version", "outcome", "code", "pool", "state", "le"}
+OURS = {"tool", "version", "outcome", "code", "cluster", "pool", "state", "le"}
 
 
 def metrics(hurt: HurtCluster) -> list[tuple[str, dict[str, str], float]]:
@@ -84,12 +84,19 @@ def test_the_metrics_count_what_the_clients_count(hurt: HurtCluster) -> None:
     asyncio.run(until(are_shown, SHOWN_S))
     assert total(hurt, "thornback_batch_size_count", tool="counted_together") == 16
     assert total(hurt, "thornback_batch_size_bucket", tool="counted_together", le="1") < 16
-    shown = {(name, labels["pool"]) for name, labels, _ in metrics(hurt) if "pool" in labels}
-    assert {("thornback_target_replicas", "batches"), ("thornback_replicas", "batches")} <= shown
+    shown = {
+        (name, labels["cluster"], labels["pool"])
+        for name, labels, _ in metrics(hurt)
+        if "pool" in labels
+    }
+    assert {
+        ("thornback_target_replicas", hurt.name, "batches"),
+        ("thornback_replicas", hurt.name, "batches"),
+    } <= shown
     assert total(hurt, "thornback_replicas", pool="batches", state="running") == 1
     assert total(hurt, "thornback_last_decision_seconds", pool="batches") > 1_700_000_000
     assert total(hurt, "thornback_errors", tool="counted_bug", code="tool.bug") == 3
-    assert total(hurt, "thornback_total_seconds_count", tool="counted_bug") == 3
+    assert total(hurt, "thornback_total_seconds_count", tool="counted_bug", outcome="error") == 3
     for name, labels, _ in metrics(hurt):
         ours = {label for label in labels if not label.startswith("otel_")} - PLACES
         assert ours <= OURS, name

@@ -11,6 +11,7 @@ from tests.autoscaler import PretendedPool, autoscaling_config_of, clocked, sent
 from thornback.cluster.scaling import Scaled
 from thornback.deployments import pool_gauges
 from thornback.deployments.autoscaling import autoscaling_stats
+from thornback.deployments.serve_config import UNSHOWN_POLICY
 
 Pretended = type[PretendedPool]
 
@@ -260,17 +261,32 @@ def test_what_a_host_reports_are_numbers_as_serve_asks_for() -> None:
     assert stats == {"thornback_calls": 3.0, "thornback_held": 11.0}
 
 
-def test_the_size_of_a_pool_is_shown_as_it_changes(
-    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown: list[tuple[int, int, bool]] = []
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int, bool]]:
+    """Application, what runs, what shall, and whether that was decided now."""
+    shown: list[tuple[str, int, int, bool]] = []
 
     class Gauges:
-        def show(self, pool: str, running: int, target: int, decided_at_s: float | None) -> None:
-            shown.append((running, target, decided_at_s is not None))
+        def show(
+            self, application: str, running: int, target: int, decided_at_s: float | None
+        ) -> None:
+            shown.append((application, running, target, decided_at_s is not None))
 
     monkeypatch.setattr(pool_gauges, "_of_this_process", Gauges)
+    return shown
+
+
+def test_the_size_of_a_pool_is_shown_as_it_changes(
+    pretended: Pretended, shown: list[tuple[str, int, int, bool]]
+) -> None:
     pretended(steady(64), min_replicas=1, target_ongoing_requests=32).run(30)
-    assert shown[0] == (1, 1, False)
-    assert (1, 2, True) in shown
-    assert shown[-1] == (2, 2, False)
+    assert shown[0] == ("thornback.local.text", 1, 1, False)
+    assert ("thornback.local.text", 1, 2, True) in shown
+    assert shown[-1] == ("thornback.local.text", 2, 2, False)
+
+
+def test_where_metrics_are_off_a_pool_scales_as_ever_and_nothing_is_shown(
+    pretended: Pretended, shown: list[tuple[str, int, int, bool]]
+) -> None:
+    pool = pretended(steady(64), min_replicas=1, target_ongoing_requests=32, policy=UNSHOWN_POLICY)
+    assert (pool.run(30).sizes(), shown) == ([2], [])

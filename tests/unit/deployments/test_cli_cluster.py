@@ -126,6 +126,19 @@ def test_status_of_a_pool_says_why_it_has_the_size_it_has() -> None:
 
 
 @pytest.mark.usefixtures("running")
+def test_status_names_replicas_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = {"replica_id": "r1", "state": "RUNNING", "pid": 7}
+    text = {"status": "RUNNING", "deployments": {"ToolHost": {"replicas": [replica]}}}
+    facts = Facts(details={"applications": {"thornback.mine.text": text}}, silent={"text": ["r1"]})
+    monkeypatch.setattr("thornback.deployments.status.gather", lambda cluster: facts)
+    code, output = run("status")
+    assert code == 1
+    assert "  ! pool text: 1 of 1 replica did not answer within 3 s: r1 (pid 7)\n" in output
+    code, output = run("status", "--json")
+    assert (code, json.loads(output)["pools"]["text"]["silent"]) == (1, ["r1"])
+
+
+@pytest.mark.usefixtures("running")
 def test_status_of_neither_a_cluster_nor_a_pool_says_so() -> None:
     assert run("status", "txet") == (
         3,

@@ -209,6 +209,15 @@ def test_a_tool_shows_its_calls_and_what_it_said(spoken: ClusterFile) -> None:
     assert logs("gateway", "--request", "r1") == (0, OF_THE_CALL[-1:])
 
 
+def test_what_a_batch_said_is_shown_with_the_request_that_was_asked_for(
+    spoken: ClusterFile,
+) -> None:
+    batch = record(2, level="info", logger="stdout", message="all", request_ids=["r7", "r8", "r9"])
+    with Path(spoken.temp_dir or "", "session_latest/logs/worker-2-01-11.out").open("a") as log:
+        log.write(batch)
+    assert logs("--request", "r8") == (0, ["text  all  r8  and 2 more"])
+
+
 def test_a_request_that_nobody_speaks_of_is_said_with_what_was_searched(
     spoken: ClusterFile,
 ) -> None:

@@ -651,6 +651,22 @@ def test_a_call_that_nobody_took_is_sent_again() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("error", "is_told"), [(LineRefused(), False), (UNSENT, False), (ActorDiedError(), True)]
+)
+def test_a_warning_tells_of_calls_that_were_lost_and_not_of_those_that_go_elsewhere(
+    error: Exception, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        _, sent = await met(caller)
+        sent.fail(error)
+        await settled()
+
+    run(scenario())
+    assert ("lost their replica" in caplog.text) == is_told
+
+
 def test_a_call_that_was_not_sent_yet_survives_its_replica() -> None:
     async def scenario() -> None:
         caller = Caller()

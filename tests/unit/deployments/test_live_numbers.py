@@ -8,6 +8,7 @@ from thornback.deployments.live_numbers import (
     WINDOW_S,
     GatewaySums,
     ToolRow,
+    ToolSums,
     Window,
     pool_rows,
     sums_of,
@@ -76,6 +77,28 @@ def test_quantiles_are_of_the_last_seconds_and_not_of_what_was_before(
     assert row.p99_ms is not None
     assert 2.5 <= row.p50_ms <= 5
     assert 500 <= row.p99_ms <= 1000
+
+
+def test_quantiles_are_of_all_calls_whatever_came_of_them(gateways: list[Gateway]) -> None:
+    window = Window()
+    looked(window, 0, gateways)
+    gateways[0].ran(90, total_s=0.003)
+    gateways[0].ran(10, total_s=12, error="tool.timeout")
+    (row,) = looked(window, 1, gateways)
+    assert row.p50_ms is not None
+    assert row.p99_ms is not None
+    assert 2.5 <= row.p50_ms <= 5
+    assert 10_000 <= row.p99_ms <= 15_000
+    assert (row.calls_per_s, row.errors_per_s) == (100, 10)
+
+
+def test_a_gateway_of_a_version_with_other_buckets_has_rates_and_no_quantiles() -> None:
+    window = Window()
+    for second, calls in enumerate((0, 10)):
+        sums = ToolSums("t", "1.0.0", calls, 0, [calls] * 3, 0, 0)
+        window.add(second, [GatewaySums("old", [sums])])
+    (row,) = window.rows()
+    assert (row.calls_per_s, row.p50_ms, row.p99_ms) == (10, None, None)
 
 
 def test_what_happened_before_the_window_is_forgotten(gateways: list[Gateway]) -> None:

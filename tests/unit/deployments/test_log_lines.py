@@ -56,6 +56,12 @@ def test_the_id_of_its_request_ends_a_line() -> None:
     assert line_of(**printed, request_ids=["a", "b", "c"]).endswith("hello  a  and 2 more")
 
 
+def test_a_line_of_several_requests_names_the_one_that_was_asked_for() -> None:
+    line = '{"time":1800000000,"logger":"stdout","message":"hello","request_ids":["a","b","c"]}'
+    assert shown_lines(line, UTC, ["b", "x"]) == ["08:00:00  hello  b  and 2 more"]
+    assert shown_lines(line, UTC, ["x"]) == ["08:00:00  hello  a  and 2 more"]
+
+
 def test_a_record_says_its_level_and_logger_and_its_traceback_below() -> None:
     record = {"logger": "mine", "level": "error", "message": "failed", "traceback": "a\n  b"}
     assert lines_of(**record) == ["08:00:00  ERROR mine: failed", "    a", "      b"]

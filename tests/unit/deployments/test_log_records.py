@@ -182,16 +182,46 @@ def test_what_a_batch_prints_names_every_call_of_it() -> None:
         print("once for all")
         return word
 
-    async def both() -> None:
-        batcher = Batcher()
-        calls = [
-            batcher.run(tool_of(together), b'{"word":"x"}', context(f"req_{n}")) for n in (1, 2)
-        ]
-        await asyncio.gather(*calls)
-
-    host = heard(lambda: asyncio.run(both()))
+    host = heard(lambda: asyncio.run(call_twice(together)))
     (line,) = host.printed
     assert (line["request_ids"], "request_id" in line) == (["req_1", "req_2"], False)
+
+
+def test_the_traceback_of_a_batch_that_failed_as_a_whole_names_the_tool_and_every_call() -> None:
+    @tool(batch=Batch(max_batch_size=2, batch_wait_timeout_s=5))
+    def together(word: list[str]) -> list[str]:
+        """Fail."""
+        raise RuntimeError("no such index")
+
+    host = heard(lambda: asyncio.run(call_twice(together)))
+    (line,) = host.logged
+    assert line["traceback"].endswith("RuntimeError: no such index")
+    assert (line["tool"], line["version"]) == ("words", "1.2.0")
+    assert line["request_ids"] == ["req_1", "req_2"]
+
+
+def test_a_batch_that_cancelled_itself_names_the_tool_and_each_call_in_a_line_of_its_own() -> None:
+    @tool(batch=Batch(max_batch_size=2, batch_wait_timeout_s=5))
+    async def together(word: list[str]) -> list[str]:
+        """Give up."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        raise NotImplementedError
+
+    host = heard(lambda: asyncio.run(call_twice(together)))
+    assert [(line["tool"], line["request_id"]) for line in host.logged] == [
+        ("words", "req_1"),
+        ("words", "req_2"),
+    ]
+
+
+async def call_twice(target: Any) -> None:
+    """Two calls of a batch tool, as one batch."""
+    batcher = Batcher()
+    calls = [batcher.run(tool_of(target), b'{"word":"x"}', context(f"req_{n}")) for n in (1, 2)]
+    await asyncio.gather(*calls)
 
 
 def test_a_line_names_so_many_calls_and_counts_the_others() -> None:

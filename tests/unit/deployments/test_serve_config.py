@@ -198,6 +198,14 @@ def test_a_pool_scales_by_our_policy_without_arguments_that_would_restart_it(
     assert "autoscaling_config" not in deployment_of(config_of(tmp_path, pool={"num_replicas": 2}))
 
 
+def test_where_metrics_are_off_a_pool_scales_by_the_policy_that_shows_nothing(
+    tmp_path: Path,
+) -> None:
+    config = config_of(tmp_path, telemetry={"metrics": False})
+    policy = deployment_of(config)["autoscaling_config"]["policy"]
+    assert AutoscalingPolicy(**policy).get_policy().__name__ == "calls_unshown"
+
+
 @pytest.mark.parametrize("option", sorted(EVERY_OPTION.keys() - COUNTED_IN_CALLS))
 def test_every_option_may_stand_in_the_defaults_of_all_pools(option: str, tmp_path: Path) -> None:
     value = EVERY_OPTION[option]

@@ -1,8 +1,13 @@
+import threading
 import zlib
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from ray.exceptions import ActorDiedError, GetTimeoutError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from thornback.cluster.actors import BlockingRegistryClient, RegistryClient
 from thornback.cluster.catalog import Catalog, PoolEntry, encode_entry
@@ -13,7 +18,14 @@ from thornback.deployments import status as status_module
 from thornback.deployments.cluster_file import ClusterFile
 from thornback.deployments.environment import EXPECTED
 from thornback.deployments.placement import Node
-from thornback.deployments.status import Facts, assess, gather, hear_registry, without_forks
+from thornback.deployments.status import (
+    Facts,
+    assess,
+    gather,
+    hear_hosts,
+    hear_registry,
+    without_forks,
+)
 
 CLUSTER = ClusterFile(
     name="local",
@@ -239,3 +251,112 @@ def test_a_registry_that_is_away_is_asked_once_and_told_once() -> None:
     facts = Facts()
     hear_registry(Away(), facts)
     assert facts.problems == ["The registry is not available: no answer within 10 s"]
+
+
+# --- replicas -------------------------------------------------------------------------------------
+
+
+class Broadcast:
+    """What came back from the replicas of a pool: answers, and errors in place of answers."""
+
+    def __init__(self, *came: object, meet: threading.Barrier | None = None) -> None:
+        self._came = came
+        self._meet = meet
+
+    def results(self, *, timeout_s: float, return_exceptions: bool) -> list[object]:
+        if self._meet is not None:
+            self._meet.wait(10)
+        for each in self._came:
+            if isinstance(each, Unasked) or (isinstance(each, Exception) and not return_exceptions):
+                raise each
+        return list(self._came)
+
+
+class Unasked(TimeoutError):
+    """Serve did not get as far as to ask a replica."""
+
+
+def asked(
+    monkeypatch: pytest.MonkeyPatch, pool: dict[str, Any], *came: object, **facts: Any
+) -> Facts:
+    """What is found out of a pool `p` whose replicas answer so."""
+
+    class Serve:
+        def get_deployment_handle(self, deployment: str, application: str) -> Any:
+            assert (deployment, application) == ("ToolHost", "thornback.local.p")
+            return SimpleNamespace(broadcast=lambda method: Broadcast(*came))
+
+    monkeypatch.setattr(status_module, "import_serve", Serve)
+    found = facts_of(pool, **facts)
+    hear_hosts(CLUSTER, found)
+    return found
+
+
+def info(replica_id: str, **facts: Any) -> dict[str, Any]:
+    return {"replica_id": replica_id, "broken": {}, "mismatches": {}, **facts}
+
+
+@pytest.mark.parametrize("error", [TimeoutError("no answer"), GetTimeoutError()])
+def test_a_replica_that_says_nothing_is_named_and_the_cluster_not_healthy(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = asked(monkeypatch, replicas("RUNNING", "RUNNING", "STARTING"), info("r0"), error)
+    status = assess(CLUSTER, facts)
+    assert (status.state, status.problems) == (
+        "degraded",
+        ["pool p: 1 of 2 replicas did not answer within 3 s: r1 (pid 1)"],
+    )
+    assert (status.pools["p"].state, status.pools["p"].silent) == ("ready", ["r1"])
+
+
+def test_what_the_others_say_counts_although_one_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = info("r1", mismatches={"t@1.0.0": "another schema"}, environment={"A": "1"})
+    facts = asked(monkeypatch, replicas("RUNNING", "RUNNING"), TimeoutError(), other)
+    status = assess(CLUSTER, facts)
+    assert [status.pools["p"].state, *status.problems] == [
+        "mismatch",
+        "pool p is mismatch: t@1.0.0: another schema",
+        "pool p: 1 of 2 replicas did not answer within 3 s: r0 (pid 0)",
+    ]
+
+
+def test_where_serve_reaches_no_replica_all_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = asked(monkeypatch, replicas("RUNNING"), Unasked())
+    assert facts.silent == {"p": ["r0"]}
+
+
+@pytest.mark.parametrize(
+    "came",
+    [
+        [info("r0"), info("r1")],
+        [info("r0"), ActorDiedError()],
+        [info("r0")],
+        [DeploymentUnavailableError(DeploymentID("ToolHost", "p"))],
+    ],
+)
+def test_replicas_that_answer_or_went_away_meanwhile_are_no_problem(
+    came: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = asked(monkeypatch, replicas("RUNNING", "RUNNING"), *came)
+    assert (facts.silent, assess(CLUSTER, facts).state) == ({}, "healthy")
+
+
+def test_pools_are_asked_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    meet = threading.Barrier(2)
+
+    class Serve:
+        def get_deployment_handle(self, deployment: str, application: str) -> Any:
+            return SimpleNamespace(broadcast=lambda method: Broadcast(info("r0"), meet=meet))
+
+    monkeypatch.setattr(status_module, "import_serve", Serve)
+    facts = facts_of(replicas("RUNNING"))
+    facts.details["applications"]["thornback.local.q"] = replicas("RUNNING")
+    hear_hosts(CLUSTER, facts)
+    assert facts.hosts == {"p": [info("r0")], "q": [info("r0")]}
+
+
+def test_a_pool_at_zero_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_module, "import_serve", lambda: pytest.fail("it was asked"))
+    hear_hosts(CLUSTER, facts_of())

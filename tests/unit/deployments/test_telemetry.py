@@ -22,7 +22,7 @@ from thornback.deployments.telemetry import (
     Telemetry,
 )
 
-BOUNDED = {"tool", "version", "outcome", "code", "pool", "state", "le"}
+BOUNDED = {"tool", "version", "outcome", "code", "cluster", "pool", "state", "le"}
 OK = CallFacts("reverse", "1.0.0", "ok", total_s=0.02, queue_s=0.004, run_s=0.015)
 
 
@@ -77,7 +77,7 @@ def test_every_call_is_counted_once_however_often_is_exported(
         observed.export()
         observed.export()
     assert sink.values["thornback_calls", "reverse", "1.0.0", "ok"] == 3
-    assert sink.values["thornback_total_seconds_count", "reverse", "1.0.0"] == 3
+    assert sink.values["thornback_total_seconds_count", "reverse", "1.0.0", "ok"] == 3
 
 
 def test_error_codes_that_an_author_makes_up_are_bounded(
@@ -106,7 +106,22 @@ def test_a_failed_call_counts_by_the_code_of_its_error(sink: FakeSink, observed:
     observed.export()
     assert sink.values["thornback_calls", "reverse", "1.0.0", "error"] == 1
     assert sink.values["thornback_errors", "reverse", "1.0.0", "pool.overloaded"] == 1
-    assert ("thornback_queue_seconds_count", "reverse", "1.0.0") not in sink.values
+    assert ("thornback_queue_seconds_count", "reverse", "1.0.0", "error") not in sink.values
+
+
+def test_times_are_told_apart_by_what_came_of_the_call(sink: FakeSink, observed: Telemetry) -> None:
+    observed.observe(OK)
+    for _ in range(3):
+        observed.observe(OK._replace(outcome="error", error="tool.timeout", total_s=30.0))
+    observed.export()
+    tool = ("reverse", "1.0.0")
+    for name, ok_s, error_s in (("total", 0.02, 90.0), ("run", 0.015, 0.045)):
+        for outcome, calls, sum_s in (("ok", 1, ok_s), ("error", 3, error_s)):
+            labels = (*tool, outcome)
+            assert sink.values[f"thornback_{name}_seconds_count", *labels] == calls
+            assert sink.values[f"thornback_{name}_seconds_sum", *labels] == pytest.approx(sum_s)
+    assert sink.values["thornback_queue_seconds_bucket", *tool, "error", "0.005"] == 3
+    assert ("thornback_total_seconds_bucket", *tool, "error", "0.025") not in sink.values
 
 
 def test_bytes_batches_and_cold_starts_are_counted(sink: FakeSink, observed: Telemetry) -> None:
@@ -128,7 +143,7 @@ def test_buckets_are_cumulative_as_prometheus_reads_them(
     for total_s in (0.001, 0.02, 0.02, 1000):
         observed.observe(OK._replace(total_s=total_s))
     observed.export()
-    bucket = ("thornback_total_seconds_bucket", "reverse", "1.0.0")
+    bucket = ("thornback_total_seconds_bucket", "reverse", "1.0.0", "ok")
     counts = [sink.values[*bucket, bound] for bound in ("0.001", "0.01", "0.025", "60", "+Inf")]
     assert counts == [1, 1, 3, 3, 4]
 
@@ -190,6 +205,15 @@ def test_a_quantile_lies_in_the_bucket_of_the_value_that_it_stands_for(
     lower = max((b for b in (0.0, *SECONDS) if b < exact), default=0.0)
     upper = min(b for b in SECONDS if b >= exact)
     assert lower <= quantile <= upper + 1e-9
+
+
+@pytest.mark.parametrize("value_s", [4, 7, 12, 18, 25, 40, 55, 100])
+def test_calls_of_seconds_that_all_took_as_long_are_told_nearly_as_long(value_s: float) -> None:
+    seen = Distribution(SECONDS)
+    for _ in range(10):
+        seen.add(value_s)
+    for share in (0.5, 0.99):
+        assert seen.quantile(share) == pytest.approx(value_s, rel=0.25)
 
 
 def test_no_values_have_no_quantile() -> None:
