@@ -12,7 +12,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import semver
@@ -319,6 +319,15 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     value: bytes | None
 
 
+class ToolRights(NamedTuple):
+    """All that decides which tools a caller sees: callers with equal rights see the same."""
+
+    patterns: frozenset[str]
+    """Of the names that it may use."""
+    policies: frozenset[AccessPolicy]
+    """Those of the tools' policies that let it in and not everybody."""
+
+
 class Catalog:
     """What is offered at one moment. Immutable: a change makes another catalog.
 
@@ -337,6 +346,7 @@ class Catalog:
         self.epoch = epoch
         self.number = number
         self._entries = {space: entries.get(space, {}) for space in SPACES}
+        self._tool_rights: dict[Caller, ToolRights] = {}
 
     @classmethod
     def empty(cls) -> Catalog:
@@ -421,6 +431,24 @@ class Catalog:
         return PrincipalBook(
             e for e in self._entries["principals"].values() if isinstance(e, PrincipalEntry)
         )
+
+    @cached_property
+    def _selective_policies(self) -> frozenset[AccessPolicy]:
+        tools = self._entries["tools"].values()
+        return frozenset(
+            spec.access
+            for spec in tools
+            if isinstance(spec, ToolSpec) and "*" not in spec.access.principals
+        )
+
+    def tool_rights(self, caller: Caller) -> ToolRights:
+        """What this caller shares with all who see the same tools, to keep lists by."""
+        rights = self._tool_rights.get(caller)
+        if rights is None:
+            patterns = frozenset(("*",) if "*" in caller.tools else caller.tools)
+            admitting = (policy for policy in self._selective_policies if policy.admits(caller))
+            rights = self._tool_rights[caller] = ToolRights(patterns, frozenset(admitting))
+        return rights
 
     def tool(self, name: str, caller: Caller, version: str | None = None) -> ToolSpec | None:
         """The version of `name` that answers this caller: the newest stable one, or `version`.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
 import typer
 
@@ -15,6 +14,7 @@ from thornback.deployments.cli_target import KeyFileOption, NameOption, UrlOptio
 
 if TYPE_CHECKING:
     from thornback.deployments.load import Figures, Load
+    from thornback.deployments.mcp_client import McpClient
 
 WARM_UP_S = 1.0
 
@@ -31,6 +31,30 @@ WORKLOADS = {
     "sequential": Workload("tools/call", (1,)),
     "list": Workload("tools/list", (1, 16)),
 }
+
+
+Revision = Literal["2026-07-28", "2025-11-25", "2025-06-18"]
+NOT_UNDERSTOOD = frozenset({400, 404, 405, 406, 415, 426, -32000, -32001, -32022, -32600})
+"""HTTP statuses and JSON-RPC codes of servers that want another revision, or a session."""
+
+
+class NotSpoken(ThornbackError):
+    """The server refuses what a request of this revision is made of, whatever it asks for."""
+
+    code = "bench.not_spoken"
+
+    def __init__(self, revision: str, why: str) -> None:
+        super().__init__(revision, why)
+        self.revision = revision
+        self.why = why
+
+    def __str__(self) -> str:
+        others = " or ".join(other for other in get_args(Revision) if other != self.revision)
+        return (
+            f"the server does not answer a request of MCP {self.revision} without a session "
+            f"({self.why}). Check the URL, or try --revision {others}; a server that wants "
+            "`initialize` and a session first cannot be measured until it runs stateless"
+        )
 
 
 class NotAnEcho(ThornbackError):
@@ -66,6 +90,9 @@ def bench(
         typer.Option("--connections", "-c", min=1, help="So many clients; again for more rows."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="Of each row.")] = 5.0,
+    revision: Annotated[
+        Revision, typer.Option(help="Of MCP; the older ones without a session.")
+    ] = "2026-07-28",
     url: UrlOption = None,
     name: NameOption = None,
     key_file: KeyFileOption = None,
@@ -73,20 +100,22 @@ def bench(
 ) -> None:
     """Measure an MCP endpoint, with a fresh text in each call and every answer checked.
 
-    Speaks revision 2026-07-28 to any server. Exits with 1 if an answer is wrong or missing.
+    Opens no session: a server of an older --revision must be stateless. Exits with 1 if an answer
+    is wrong or missing.
 
     Example: thornback bench echo --url http://127.0.0.1:8000/mcp
     """
     from thornback.deployments.load import Load
 
     given = WORKLOADS[workload]
-    if given.method == "tools/call":
-        _check(tool, argument, url, name, key_file)
+    with open_client(url, name, key_file, revision) as client:
+        _check(client, revision, given.method, tool, argument)
     target, key = url_of(url, name), key_of(key_file)
     rows = []
     for clients in connections or given.connections:
         load = Load(
             url=target,
+            revision=revision,
             method=given.method,
             tools=(tool if given.method == "tools/call" else given.method,),
             arguments=_template(argument),
@@ -97,20 +126,28 @@ def bench(
         )
         rows.append(_row(clients, _generated(load, key)))
     if as_json:
-        print_json({"url": target, "workload": workload, "generator": _generator(), "rows": rows})
+        about = {"url": target, "revision": revision, "workload": workload}
+        print_json({**about, "generator": _generator(), "rows": rows})
         return
     columns = ("connections", "calls/s", "p50 ms", "p90 ms", "p99 ms")
     print_table(columns, [[f"{cell:g}" for cell in row.values()] for row in rows])
 
 
-def _check(
-    tool: str, argument: str, url: str | None, name: str | None, key_file: Path | None
-) -> None:
+def _check(client: McpClient, revision: str, method: str, tool: str, argument: str) -> None:
+    """Ask once, to say in words what a load would only count as wrong."""
     from thornback.deployments.mcp_client import RefusedByCluster
 
     text = "thornback-bench-0."
-    with open_client(url, name, key_file) as client:
-        result = client.request("tools/call", {"name": tool, "arguments": {argument: text}})
+    called = method == "tools/call"
+    params = {"name": tool, "arguments": {argument: text}} if called else {}
+    try:
+        result = client.request(method, params)
+    except RefusedByCluster as error:
+        if error.number in NOT_UNDERSTOOD:
+            raise NotSpoken(revision, str(error)) from error
+        raise
+    if not called:
+        return
     if result.get("isError"):
         said = (part.get("text", "") for part in result.get("content", []))
         raise RefusedByCluster(0, f"{tool} failed: {' '.join(said)}")

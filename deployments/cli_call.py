@@ -28,11 +28,17 @@ if TYPE_CHECKING:
     from thornback.deployments.mcp_client import McpClient
 
 
-def open_client(url: str | None, name: str | None, key_file: Path | None) -> McpClient:
+def open_client(
+    url: str | None, name: str | None, key_file: Path | None, revision: str | None = None
+) -> McpClient:
+    """
+    Args:
+        revision: None: the newest.
+    """
     # Not at the top: it brings httpx, which `thornback --help` can do without.
-    from thornback.deployments.mcp_client import McpClient
+    from thornback.deployments.mcp_client import PROTOCOL_VERSION, McpClient
 
-    return McpClient(url_of(url, name), key_of(key_file))
+    return McpClient(url_of(url, name), key_of(key_file), revision=revision or PROTOCOL_VERSION)
 
 
 def tools(

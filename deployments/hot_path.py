@@ -14,8 +14,7 @@ from typing import Any
 
 import msgspec
 
-from thornback.cluster.catalog import Catalog, ToolSpec, content_hash_of
-from thornback.cluster.principals import Caller
+from thornback.cluster.catalog import Catalog, ToolRights, ToolSpec, content_hash_of
 from thornback.cluster.revisions import (
     CAPABILITIES_META,
     CLIENT_INFO_META,
@@ -62,7 +61,7 @@ class HotPath:
         self._clients = _Clients()
         self._mirroring = _Mirroring()
         self._discovered: msgspec.Raw | None = None
-        self._lists: dict[Caller, msgspec.Raw] = {}
+        self._lists: dict[ToolRights, msgspec.Raw] = {}
         self._lists_bytes = 0
         self._lists_of: Catalog | None = None
 
@@ -127,14 +126,18 @@ class HotPath:
                 return self._discovered
 
     async def _listed(self, exchange: Exchange) -> msgspec.Raw:
-        """The first page, made once for each catalog and caller."""
+        """The first page, made once for each catalog and for all who see the same of it.
+
+        Its cursor names a place in the list and no caller: whoever goes on from there sees his own.
+        """
         if self._lists_of is not exchange.catalog or self._lists_bytes > MAX_KEPT_LISTS_BYTES:
             self._lists.clear()
             self._lists_of, self._lists_bytes = exchange.catalog, 0
-        listed = self._lists.get(exchange.caller)
+        rights = exchange.catalog.tool_rights(exchange.caller)
+        listed = self._lists.get(rights)
         if listed is None:
             listed = _raw(self._kernel.completed(await self._list_tools(exchange)))
-            self._lists[exchange.caller] = listed
+            self._lists[rights] = listed
             self._lists_bytes += len(bytes(listed))
         return listed
 

@@ -19,6 +19,7 @@ from thornback.cluster.catalog import (
     ResourceSpec,
     Space,
     TemplateSpec,
+    ToolRights,
     ToolSpec,
 )
 from thornback.cluster.errors import InvalidParams
@@ -53,7 +54,7 @@ class Lists:
         self._page_size = page_size
         self._cache_scope = cache_scope
         self._tool_bytes = _ToolBytes()
-        self._views: dict[Caller, list[ToolSpec]] = {}
+        self._views: dict[ToolRights, list[ToolSpec]] = {}
         self._views_of: Catalog | None = None
 
     async def tools(self, exchange: Exchange) -> dict[str, Any]:
@@ -124,11 +125,12 @@ class Lists:
             self._views_of = catalog
             self._views.clear()
             self._tool_bytes.keep(catalog)
-        view = self._views.get(caller)
+        rights = catalog.tool_rights(caller)
+        view = self._views.get(rights)
         if view is None:
             if len(self._views) >= MAX_KEPT_VIEWS:
                 self._views.clear()
-            view = self._views[caller] = list(catalog.listed_tools(caller))
+            view = self._views[rights] = list(catalog.listed_tools(caller))
         return view
 
 

@@ -11,8 +11,9 @@ ffi.cdef [[
 local CLOCK_MONOTONIC = 1
 local FOREVER_MS = 3600000
 local HEAD = '{"jsonrpc":"2.0","id":%d,"method":"%s","params":{'
-local META = '"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28",' ..
-  '"io.modelcontextprotocol/clientCapabilities":{}}}}'
+local META = '"_meta":{"io.modelcontextprotocol/protocolVersion":"%s",' ..
+  '"io.modelcontextprotocol/clientCapabilities":{}}'
+local FIRST_WITH_META = "2026-07-28"
 local clock = ffi.new("thornback_time")
 local threads = {}
 
@@ -35,8 +36,11 @@ function init(args)
   method, nonce = args[3], args[4]
   arguments, expected = args[5], args[6]
   padding = string.rep("x", tonumber(args[7]))
+  local revision = args[8]
+  modern = revision >= FIRST_WITH_META -- dates, which are in the order of their letters
+  meta = modern and string.format(META, revision) or nil
   tools = {}
-  for i = 8, #args do table.insert(tools, args[i]) end
+  for i = 9, #args do table.insert(tools, args[i]) end
   asked, pending, answered, wrong = 0, 0, 0, 0
   first_wrong, latency_us = "", ""
   sent_at, tool_of, times = {}, {}, {}
@@ -44,9 +48,9 @@ function init(args)
   headers = {
     ["Content-Type"] = "application/json",
     ["Accept"] = "application/json, text/event-stream",
-    ["MCP-Protocol-Version"] = "2026-07-28",
-    ["Mcp-Method"] = method,
+    ["MCP-Protocol-Version"] = revision,
   }
+  if modern then headers["Mcp-Method"] = method end
   if os.getenv("THORNBACK_KEY") then
     headers["Authorization"] = "Bearer " .. os.getenv("THORNBACK_KEY")
   end
@@ -59,17 +63,18 @@ end
 function request()
   local id = asked
   local tool = tools[id % #tools + 1]
-  local params = ""
+  local params = {}
   if method == "tools/call" then
-    headers["Mcp-Name"] = tool
-    params = '"name":"' .. tool .. '","arguments":' .. filled(arguments, text_of(id)) .. ","
+    if modern then headers["Mcp-Name"] = tool end
+    table.insert(params, '"name":"' .. tool .. '","arguments":' .. filled(arguments, text_of(id)))
   end
+  if meta then table.insert(params, meta) end
   asked = asked + 1
   if id > 0 then -- the first is a trial, which wrk does not send
     pending = pending + 1
     sent_at[id], tool_of[id] = now_s(), tool
   end
-  local body = string.format(HEAD, id, method) .. params .. META
+  local body = string.format(HEAD, id, method) .. table.concat(params, ",") .. "}}"
   return wrk.format("POST", nil, headers, body)
 end
 

@@ -44,6 +44,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """Of the endpoint."""
     tools: tuple[str, ...] = ("echo",)
     """Called in turn."""
+    revision: str = "2026-07-28"
+    """In an older one requests say no more of themselves than a header, and open no session."""
     method: str = "tools/call"
     """Another one is sent without parameters, and `tools` says only what its figures are called."""
     arguments: str = '{"text":"@"}'

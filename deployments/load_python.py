@@ -15,12 +15,7 @@ import httpx
 import msgspec
 
 from thornback.deployments.load import FRESH, Figures, Load, figures_of
-from thornback.deployments.mcp_client import PROTOCOL_VERSION, header_value
-
-_META = {
-    "io.modelcontextprotocol/protocolVersion": PROTOCOL_VERSION,
-    "io.modelcontextprotocol/clientCapabilities": {},
-}
+from thornback.deployments.mcp_client import headers_of, meta_of
 
 
 async def run_python(
@@ -78,15 +73,11 @@ class _Run:
 
     async def _ask(self, number: int, tool: str) -> bool:
         load, text = self._load, f"{self._nonce}-{number}."
-        headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json, text/event-stream",
-            "MCP-Protocol-Version": PROTOCOL_VERSION,
-            "Mcp-Method": load.method,
-        }
-        params: dict[str, object] = {"_meta": _META}
-        if load.method == "tools/call":
-            headers["Mcp-Name"] = header_value(tool)
+        called = load.method == "tools/call"
+        headers = headers_of(load.revision, load.method, tool if called else None)
+        meta = meta_of(load.revision)
+        params: dict[str, object] = {"_meta": meta} if meta else {}
+        if called:
             params |= {
                 "name": tool,
                 "arguments": msgspec.Raw(load.arguments.replace(FRESH, text).encode()),

@@ -102,7 +102,7 @@ def command_of(load: Load, from_s: float, until_s: float, nonce: str) -> list[st
         "wrk", "-t1", f"-c{load.connections}", f"-d{math.ceil(lasts_s)}s",
         "--timeout", f"{math.ceil(lasts_s)}s", "-s", str(SCRIPT), load.url,
         "--", str(from_s), str(until_s), load.method, nonce, load.arguments, load.expected,
-        str(load.padding_bytes), *load.tools,
+        str(load.padding_bytes), load.revision, *load.tools,
     ]  # fmt: skip
 
 

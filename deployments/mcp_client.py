@@ -1,8 +1,9 @@
-"""The command line's own MCP client: one request, one answer, revision 2026-07-28.
+"""The command line's own MCP client: one request, one answer, without a session.
 
 It is not `mcp.Client`, because importing that takes two seconds and a call takes ten milliseconds.
-What it knows is the little that the newest revision needs: no session, no handshake, every request
-complete in itself. It knows no command and prints nothing.
+What it knows is the little that revision 2026-07-28 needs: no session, no handshake, every request
+complete in itself; in an older one it can ask servers that want no session either. It knows no
+command and prints nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import httpx
 from thornback.cluster.errors import ClusterNotRunning, ThornbackError
 
 PROTOCOL_VERSION = "2026-07-28"
+OLDER_VERSIONS = ("2025-11-25", "2025-06-18")
+"""In which a request says its revision by header alone."""
 CONNECT_TIMEOUT_S = 5.0
 NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 """Methods whose `Mcp-Name` header repeats a parameter."""
@@ -62,10 +65,19 @@ class McpClient:
     """Speaks to one cluster; closing it while a request runs cancels that request there."""
 
     def __init__(
-        self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+        revision: str = PROTOCOL_VERSION,
     ) -> None:
+        """
+        Args:
+            revision: `PROTOCOL_VERSION`, or one of `OLDER_VERSIONS`.
+        """
         self.url = url
         """Of `/mcp`."""
+        self._revision = revision
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # The environment's proxies are not for clusters: those are on this machine or at hand.
         self._http = httpx.Client(
@@ -105,13 +117,8 @@ class McpClient:
         """
         self._last_id += 1
         body = self._body(method, params or {}, progress=notify is not None)
-        headers = {
-            "Accept": "application/json, text/event-stream",
-            "MCP-Protocol-Version": PROTOCOL_VERSION,
-            "Mcp-Method": method,
-        }
-        if method in NAMED_BY:
-            headers["Mcp-Name"] = header_value(str((params or {})[NAMED_BY[method]]))
+        named = (params or {})[NAMED_BY[method]] if method in NAMED_BY else None
+        headers = headers_of(self._revision, method, named)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=timeout_s, write=None, pool=None)
         try:
@@ -160,14 +167,12 @@ class McpClient:
         return answer
 
     def _body(self, method: str, params: dict[str, Any], *, progress: bool) -> dict[str, Any]:
-        meta: dict[str, Any] = {
-            "io.modelcontextprotocol/protocolVersion": PROTOCOL_VERSION,
-            "io.modelcontextprotocol/clientInfo": {
+        meta = meta_of(self._revision)
+        if meta:
+            meta["io.modelcontextprotocol/clientInfo"] = {
                 "name": "thornback-cli",
                 "version": version("thornback"),
-            },
-            "io.modelcontextprotocol/clientCapabilities": {},
-        }
+            }
         if progress:
             meta["progressToken"] = self._last_id
         return {
@@ -187,6 +192,34 @@ class McpClient:
             raise RefusedByCluster(0, f"the connection broke: {error}") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise RefusedByCluster(0, f"{self.url} is not an http URL") from error
+
+
+def headers_of(revision: str, method: str, named: object | None) -> dict[str, str]:
+    """The headers of a request.
+
+    Args:
+        named: What the method is asked of, for those that say it in `Mcp-Name`.
+    """
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": revision,
+    }
+    if revision not in OLDER_VERSIONS:
+        headers["Mcp-Method"] = method
+        if named is not None:
+            headers["Mcp-Name"] = header_value(str(named))
+    return headers
+
+
+def meta_of(revision: str) -> dict[str, Any]:
+    """What each request says of its client in `_meta`; nothing in older revisions."""
+    if revision in OLDER_VERSIONS:
+        return {}
+    return {
+        "io.modelcontextprotocol/protocolVersion": revision,
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
 
 
 def header_value(value: str) -> str:
@@ -211,7 +244,8 @@ def _messages(response: httpx.Response) -> Iterator[dict[str, Any] | None]:
         if line.startswith("data:"):
             data.append(line.removeprefix("data:").removeprefix(" "))
         elif not line and data:
-            yield json.loads("\n".join(data))
+            text = "\n".join(data)
+            yield json.loads(text) if text else None  # an event may carry nothing but its id
             data.clear()
         else:
             yield None

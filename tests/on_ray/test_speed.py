@@ -1,7 +1,6 @@
 """The cluster beside a bare server on the same machine: ratios, which hold on any of them."""
 
 import asyncio
-import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,18 @@ from thornback.deployments.load import Figures, Load, WrongAnswers
 from thornback.deployments.load_python import run_python
 from thornback.deployments.load_wrk import has_wrk, run_wrk
 
-CALLS_AT_LEAST = 0.3
-"""Of the calls per second of `MCPServer` in one process, at 16 connections. Far below what a quiet
-machine shows (`python -m benchmarks echo`): to be missed it takes a fault, not a busy neighbour."""
-RUNS = 3
+CALLS_AT_LEAST = 0.8
+"""Of the calls per second of `MCPServer` in one process, at 64 connections, where a quiet machine
+with two cores shows 1.2 to 2.3 times as many (`python -m benchmarks echo`).
+
+What else runs on a machine only ever takes calls from a run: the best run of a side is what came
+nearest to a quiet machine. For the figure to be missed, a fault must slow each run of ours, or a
+neighbour must be busy in each of them and leave one of the bare server's alone; the sides take
+turns, hence a busy spell meets both.
+"""
+CALLS_AT_LEAST_WITHOUT_WRK = 0.3
+"""A client in Python takes a core for itself, which the cluster's processes are short of."""
+RUNS = 5
 QUICK = Load(url="", connections=16, warm_up_s=0.4, seconds=1.0)
 
 
@@ -37,9 +44,9 @@ def figures_of(load: Load) -> Figures:
 def test_calls_go_through_the_cluster_about_as_fast_as_before(
     cluster: RunningCluster, bare: Peer
 ) -> None:
-    theirs = msgspec.structs.replace(QUICK, url=bare.url)
+    theirs = msgspec.structs.replace(QUICK, url=bare.url, connections=64)
     ours = msgspec.structs.replace(
-        QUICK,
+        theirs,
         url=cluster.url,
         tools=("json_schema_2020_12_tool",),  # it answers with its arguments
         arguments='{"name":"@","email":"x"}',
@@ -47,13 +54,15 @@ def test_calls_go_through_the_cluster_about_as_fast_as_before(
     rates: dict[str, list[float]] = {bare.url: [], cluster.url: []}
     for _, load in rounds([theirs, ours], RUNS):
         rates[load.url].append(figures_of(load).calls_per_s)
-    base, reached = (statistics.median(found) for found in rates.values())
-    assert reached >= CALLS_AT_LEAST * base, rates
+    base, reached = (max(found) for found in rates.values())
+    least = CALLS_AT_LEAST if has_wrk() else CALLS_AT_LEAST_WITHOUT_WRK
+    assert reached >= least * base, rates
 
 
-def test_the_bare_server_counts_as_many_calls_as_it_answers(bare: Peer) -> None:
+@pytest.mark.parametrize("revision", ["2026-07-28", "2025-11-25", "2025-06-18"])
+def test_the_bare_server_counts_as_many_calls_as_it_answers(bare: Peer, revision: str) -> None:
     before = bare.counted()
-    figures = figures_of(msgspec.structs.replace(QUICK, url=bare.url))
+    figures = figures_of(msgspec.structs.replace(QUICK, url=bare.url, revision=revision))
     assert bare.counted() - before == figures.answered > 0
 
 

@@ -1,10 +1,12 @@
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.protocol import tools_under_test
 from tests.protocol.gateways import POOL, Client, Cluster, offered
-from thornback.cluster.catalog import ToolSpec
+from thornback.cluster.catalog import Catalog, ToolSpec
+from thornback.cluster.principals import Caller
 from thornback.cluster.revisions import Revision
 from thornback.deployments import lists
 from thornback.tools.definition import tool_of
@@ -69,6 +71,46 @@ async def test_a_cursor_of_another_list_is_invalid() -> None:
     client = Cluster([tools_under_test], offered(), config={"page_size": 1}).gateway()
     cursor = (await client.call("tools/list")).result["nextCursor"]
     assert (await client.call("prompts/list", {"cursor": cursor})).error["code"] == -32602
+
+
+@pytest.mark.requirement("lists:pages")
+async def test_a_cursor_shows_each_caller_his_own_tools_and_no_others() -> None:
+    keys = {name: (f"tbk_{name}", ("*",)) for name in ("ann", "cid")} | {
+        "bob": ("tbk_bob", ("add", "ste*"))
+    }
+    cluster = Cluster([tools_under_test], keys=keys, config={"page_size": 1})
+    gateway = cluster.gateway()
+    ann, cid, bob = (gateway.with_key(f"tbk_{name}") for name in ("ann", "cid", "bob"))
+    of_ann = await pages([ann, cid], "tools/list")  # one goes on where the other was
+    assert of_ann == await pages([ann], "tools/list") == await pages([cid], "tools/list")
+    assert len(of_ann) > 2
+    cursor = (await ann.call("tools/list")).result["nextCursor"]
+    page = (await bob.call("tools/list", {"cursor": cursor})).result
+    assert [listed["name"] for listed in page["tools"]] == ["steps"]
+    assert "nextCursor" not in page
+    own = await pages([bob], "tools/list")
+    assert [listed["name"] for (listed,) in own] == ["add", "steps"]
+
+
+@pytest.mark.requirement("tools:list:order")
+async def test_a_view_is_made_once_for_all_principals_with_equal_rights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    listed_tools = Catalog.listed_tools
+
+    def noted(self: Catalog, caller: Caller) -> Iterator[ToolSpec]:
+        seen.append(caller.principal.name)
+        return listed_tools(self, caller)
+
+    monkeypatch.setattr(Catalog, "listed_tools", noted)
+    keys = {f"agent-{number}": (f"tbk_{number}", ("a*",)) for number in range(5)}
+    client = Cluster([tools_under_test], keys=keys, config={"page_size": 1}).gateway()
+    for number in range(5):
+        # With a cursor field the request is not in plain form, and no finished list answers it.
+        answered = await client.with_key(f"tbk_{number}").call("tools/list", {"cursor": None})
+        assert [listed["name"] for listed in answered.result["tools"]] == ["add"]
+    assert seen == ["agent-0"]
 
 
 @pytest.mark.requirement("tools:list:order")

@@ -107,6 +107,36 @@ def test_a_tool_may_admit_by_name_or_by_tag_and_is_otherwise_unknown() -> None:
     assert catalog.tool("t", Caller(Principal("default", "sales"))) is None
 
 
+def agent(name: str, *tools: str, tags: tuple[str, ...] = ()) -> Caller:
+    return Caller(Principal("default", name, tags), tools or ("*",))
+
+
+def test_callers_with_equal_rights_see_the_same_tools_whatever_their_names() -> None:
+    catalog = catalog_of(
+        tool("a"),
+        tool("b", access=AccessPolicy(("boss", "*"))),
+        tool("c", access=AccessPolicy(("research-*",))),
+        tool("d", access=AccessPolicy(("tag:lab",))),
+        tool("d", "2.0.0", access=AccessPolicy(("research-1",))),
+    )
+    boss, clerk = agent("boss"), agent("clerk", "*", "a")
+    assert catalog.tool_rights(boss) == catalog.tool_rights(clerk)
+    assert names(catalog, boss) == names(catalog, clerk) == ["a", "b"]
+    narrow, reordered = agent("x", "a*", "b*"), agent("y", "b*", "a*")
+    assert catalog.tool_rights(narrow) == catalog.tool_rights(reordered)
+    one, two = agent("research-1", tags=("lab",)), agent("research-2", tags=("lab",))
+    different = [boss, narrow, one, two, agent("research-2"), agent("x", tags=("lab",))]
+    assert len({catalog.tool_rights(caller) for caller in different}) == len(different)
+
+
+def test_rights_follow_the_tools_policies() -> None:
+    before = catalog_of(tool("a"))
+    boss, clerk = agent("boss"), agent("clerk")
+    assert before.tool_rights(boss) == before.tool_rights(clerk)
+    after = before.changed(1, [put(tool("a", access=AccessPolicy(("boss",))))])
+    assert after.tool_rights(boss) != after.tool_rights(clerk)
+
+
 def test_prompts_that_a_caller_may_not_see_are_not_there() -> None:
     open_to_all = PromptSpec(name="b", description="B.", messages=(PromptMessage(text="b"),))
     closed = PromptSpec(

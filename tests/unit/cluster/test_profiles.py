@@ -1,3 +1,5 @@
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,59 @@ from thornback.cluster.profiles import PROFILES, ProfileName
 from thornback.cluster.serve_options import DeploymentOptions
 from thornback.cluster.settings import pool_settings
 
+MANUAL = Path(__file__).parents[3] / "docs" / "operator.md"
+
 
 def config_of(**sections: Any) -> Any:
     document = {"pools": {"p": {"tools": ["m"], **sections.pop("pool", {})}}, **sections}
     return parse_config(document, "test", Path("/nowhere"))
+
+
+def documented() -> dict[str, dict[str, float]]:
+    """What the operator's manual says that each profile sets, by dotted name."""
+    (row_of,) = (
+        {row[0].strip("`"): row[1] for row in rows}
+        for head, rows in tables(MANUAL.read_text("utf-8"))
+        if head[:2] == ["profile", "what it sets"]
+    )
+    return {profile: settings_in(cell) for profile, cell in row_of.items()}
+
+
+def tables(page: str) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """The heads and rows of a page's tables."""
+    for block in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+        head, _, *rows = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
+        )
+        yield head, rows
+
+
+def settings_in(cell: str) -> dict[str, float]:
+    """`a` 1, `b`: `c` 2, `d` 3; `e` 4 sets a, b.c, b.d and e."""
+    found = {}
+    for part in cell.split("; "):
+        section, colon, rest = part.partition("`: ")
+        prefix = f"{section.strip('`')}." if colon else ""
+        for key, value in re.findall(r"`([\w.]+)` ([\d.]+)", rest if colon else part):
+            found[prefix + key] = float(value)
+    return found
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, value in settings.items():
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return found
+
+
+def test_the_manual_says_what_each_profile_sets() -> None:
+    assert documented() == {
+        name: flat(preset.defaults) | flat(preset.gateway, "gateway.")
+        for name, preset in PROFILES.items()
+    }
+    assert documented()["throughput"]["gateway.gather_s"] == 0.001  # a cell is read to its end
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -33,8 +33,19 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Load]:
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `thornback bench` against a server that answers each call with `answer`."""
 
-    def run(*words: str, answer: str | None = None, failed: bool = False) -> Result:
+    def run(
+        *words: str,
+        answer: str | None = None,
+        failed: bool = False,
+        refusal: httpx.Response | None = None,
+    ) -> Result:
         def respond(request: httpx.Request) -> httpx.Response:
+            if refusal is not None:
+                return refusal
+            if request.headers["mcp-protocol-version"] not in words and "--revision" in words:
+                return httpx.Response(400)
+            if json.loads(request.content)["method"] == "tools/list":
+                return httpx.Response(200, json={"jsonrpc": "2.0", "id": 1, "result": {}})
             (text,) = json.loads(request.content)["params"]["arguments"].values()
             content = [{"type": "text", "text": text if answer is None else answer}]
             return httpx.Response(
@@ -46,8 +57,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
                 },
             )
 
-        def open_client(*target: object) -> McpClient:
-            return McpClient(URL, None, httpx.MockTransport(respond))
+        def open_client(url: str, name: None, key_file: None, revision: str) -> McpClient:
+            return McpClient(URL, None, httpx.MockTransport(respond), revision)
 
         monkeypatch.setattr(cli_bench, "open_client", open_client)
         return CliRunner().invoke(app, ["bench", *words, "--url", URL])
@@ -71,6 +82,52 @@ def test_programs_get_json(run: Run, loads: list[Load]) -> None:
     assert told["rows"] == [
         {"connections": 8, "calls_per_s": 1000.0, "p50_ms": 2.0, "p90_ms": 2.0, "p99_ms": 2.0}
     ]
+
+
+@pytest.mark.parametrize("revision", ["2026-07-28", "2025-11-25", "2025-06-18"])
+@pytest.mark.parametrize("workload", ["echo", "list"])
+def test_a_server_is_asked_in_the_revision_that_it_speaks(
+    run: Run, loads: list[Load], workload: str, revision: str
+) -> None:
+    told = json.loads(run(workload, "-c", "1", "--revision", revision, "--json").stdout)
+    assert told["revision"] == revision
+    assert [load.revision for load in loads] == [revision]
+
+
+OLD = {"jsonrpc": "2.0", "id": "server-error"}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        httpx.Response(404, text="Not Found"),
+        httpx.Response(
+            400, json={**OLD, "error": {"code": -32600, "message": "Missing session ID"}}
+        ),
+        httpx.Response(
+            400, json={**OLD, "error": {"code": -32000, "message": "Unsupported version"}}
+        ),
+    ],
+    ids=["no endpoint", "a session is wanted", "another version is wanted"],
+)
+@pytest.mark.parametrize("workload", ["echo", "list"])
+def test_who_meets_a_server_of_another_revision_is_told_what_to_do(
+    run: Run, loads: list[Load], workload: str, refusal: httpx.Response
+) -> None:
+    result = run(workload, refusal=refusal)
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "does not answer a request of MCP 2026-07-28 without a session" in said
+    assert "try --revision 2025-11-25 or 2025-06-18" in said
+    assert loads == []
+
+
+def test_other_refusals_are_told_as_they_are(run: Run, loads: list[Load]) -> None:
+    error = {"code": -32602, "message": "unknown tool echo"}
+    result = run("echo", refusal=httpx.Response(400, json={**OLD, "error": error}))
+    assert result.exit_code == 1
+    assert "unknown tool echo" in result.stderr
+    assert "--revision" not in result.stderr
 
 
 def test_a_list_needs_no_tool(run: Run, loads: list[Load]) -> None:

@@ -289,6 +289,20 @@ def test_a_send_is_not_larger_than_a_message_may_be(monkeypatch: pytest.MonkeyPa
     run(scenario())
 
 
+def test_a_send_has_so_many_calls_at_most_however_small() -> None:
+    async def scenario() -> None:
+        caller = Caller()
+        caller.know(state("r1", free=1000))
+        for n in range(300):
+            caller.begin(call(n))
+        sent = await caller.sent()
+        assert len(sent.calls) == 256
+        sent.answer(range(256), free=744)
+        assert (await caller.sent()).calls == [f"call_{n}" for n in range(256, 300)]
+
+    run(scenario())
+
+
 def test_a_call_with_large_arguments_travels_alone_and_by_reference() -> None:
     async def scenario() -> None:
         caller = Caller()

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
-from thornback.cluster.catalog import Catalog
+from thornback.cluster.catalog import AccessPolicy, Catalog, ToolSpec
 from thornback.cluster.principals import EVERYBODY, Caller, Principal
 from thornback.cluster.protocol import Request
 from thornback.cluster.revisions import CAPABILITIES_META, CLIENT_INFO_META, MODERN, VERSION_META
@@ -54,13 +55,39 @@ def exchange_of(
     return hot.exchange(incoming, Reply(_nowhere))
 
 
-def listed(hot: HotPath, catalog: Catalog, caller: Caller = EVERYBODY) -> bytes:
+def served(hot: HotPath, catalog: Catalog, caller: Caller = EVERYBODY) -> Any:
     exchange = exchange_of(hot, catalog, caller)
     assert exchange is not None
-    return bytes(asyncio.run(hot.serve(exchange)))  # type: ignore[arg-type]
+    return asyncio.run(hot.serve(exchange))  # type: ignore[arg-type]
 
 
-def test_a_list_is_made_once_for_each_caller_and_catalog() -> None:
+def listed(hot: HotPath, catalog: Catalog, caller: Caller = EVERYBODY) -> bytes:
+    return bytes(served(hot, catalog, caller))
+
+
+def test_a_list_is_made_once_for_all_principals_with_equal_rights() -> None:
+    listing = Listing()
+    open_to_some = ToolSpec(
+        name="t",
+        version="1.0.0",
+        description="T.",
+        input_schema=msgspec.Raw(b"{}"),
+        pool="p",
+        access=AccessPolicy(("lab",)),
+    )
+    hot, catalog = hot_path_of(listing), Catalog("sto", 1, 1, {"tools": {"t": open_to_some}})
+    shared = served(hot, catalog, Caller(Principal("default", "agent 0")))
+    for number in range(1, 1000):
+        caller = Caller(Principal("default", f"agent {number}"))
+        assert served(hot, catalog, caller) is shared
+    assert listing.times == 1
+    assert served(hot, catalog, LAB) is not shared
+    assert served(hot, catalog, Caller(LAB.principal)) is not shared  # by the tool's policy alone
+    assert served(hot, catalog, Caller(Principal("default", "x"), ("a*",))) is not shared
+    assert listing.times == 4
+
+
+def test_a_list_is_made_once_for_each_class_of_caller_and_catalog() -> None:
     listing = Listing()
     hot, catalog = hot_path_of(listing), Catalog("sto", 1, 1, {})
     for _ in range(3):

@@ -2,6 +2,7 @@ import asyncio
 import json
 
 import httpx
+import msgspec
 import pytest
 
 from thornback.deployments.load import Load, WrongAnswers
@@ -27,6 +28,19 @@ def test_every_call_carries_a_text_of_its_own_and_tools_take_turns() -> None:
     figures = asyncio.run(run_python(LOAD, transport=httpx.MockTransport(answer)))
     assert figures.answered == len(texts) == len(set(texts))
     assert all(figures.latency_us[tool] for tool in ("a", "b"))
+
+
+def test_a_request_of_an_older_revision_says_it_by_header_alone() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        assert request.headers["mcp-protocol-version"] == "2025-11-25"
+        assert not {"mcp-method", "mcp-name"} & set(request.headers)
+        assert body["params"].keys() == {"name", "arguments"}
+        text = body["params"]["arguments"]["text"]
+        return httpx.Response(200, text=f'event: message\ndata: {{"content":"{text}"}}\n\n')
+
+    older = msgspec.structs.replace(LOAD, revision="2025-11-25")
+    assert asyncio.run(run_python(older, transport=httpx.MockTransport(answer))).answered > 0
 
 
 @pytest.mark.parametrize(

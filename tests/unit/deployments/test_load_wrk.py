@@ -15,7 +15,9 @@ def test_wrk_runs_until_the_last_answer_may_have_come() -> None:
 def test_the_script_is_told_when_to_count_and_what_to_ask() -> None:
     command = command_of(LOAD, 105.3, 125.3, "abcd")
     words = command[command.index("--") + 1 :]
-    assert words == ["105.3", "125.3", "tools/call", "abcd", '{"text":"@"}', "@", "0", "echo"]
+    assert words == [
+        "105.3", "125.3", "tools/call", "abcd", '{"text":"@"}', "@", "0", "2026-07-28", "echo",
+    ]  # fmt: skip
 
 
 def test_who_has_no_wrk_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,20 @@ def test_a_request_says_in_its_headers_what_its_body_says() -> None:
         assert client.request("tools/call", {"name": "echo"}) == {"content": []}
 
 
+def test_a_request_of_an_older_revision_says_it_by_header_alone() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        assert request.headers["mcp-protocol-version"] == "2025-11-25"
+        assert not {"mcp-method", "mcp-name"} & set(request.headers)
+        assert not body["params"].get("_meta")
+        events = 'id: 1\ndata:\n\ndata: {"jsonrpc":"2.0","id":1,"result":{"content":[]}}\n\n'
+        return httpx.Response(200, text=events, headers={"content-type": "text/event-stream"})
+
+    transport = httpx.MockTransport(answer)
+    with McpClient("http://there.test/mcp", None, transport, "2025-11-25") as client:
+        assert client.request("tools/call", {"name": "echo"}) == {"content": []}
+
+
 def test_a_name_that_no_header_can_carry_is_encoded() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         assert request.headers["mcp-name"] == "=?base64?ZG9jOi8vw6Q=?="

@@ -4,7 +4,7 @@ import pytest
 
 from thornback.cluster.errors import RegistryUnavailable
 from thornback.cluster.scaling import Scaled
-from thornback.deployments.scaling_events import KEEP, announce, last_events
+from thornback.deployments.scaling_events import announce, last_events
 
 EVENT = Scaled("text", 2.0, 2, 5, load=37, target=8)
 
@@ -20,10 +20,12 @@ class FakeRegistry:
     def add_note(self, space: str, key: str, value: bytes, keep: int, timeout_s: float) -> None:
         if self.away:
             raise RegistryUnavailable("its actor is gone")
-        self.notes.setdefault((space, key), []).append(value)
+        kept = self.notes.setdefault((space, key), [])
+        kept.append(value)
+        del kept[:-keep]
 
     def added_notes(self, space: str, keys: list[str]) -> list[list[bytes]]:
-        return [self.notes.get((space, key), [])[-KEEP:] for key in keys]
+        return [self.notes.get((space, key), []) for key in keys]
 
 
 def connected(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +60,16 @@ def test_events_come_in_the_order_in_which_they_happened(monkeypatch: pytest.Mon
         announce("thornback.local.text", event)
         join_senders()
     assert last_events(registry, ["text"])["text"] == [earlier, EVENT]  # type: ignore[arg-type]
+
+
+def test_of_each_pool_the_last_events_are_kept_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = FakeRegistry()
+    connected(registry, monkeypatch)
+    for number in range(25):
+        announce("thornback.local.text", Scaled("text", float(number), number, number + 1))
+        join_senders()
+    found = last_events(registry, ["text"])["text"]  # type: ignore[arg-type]
+    assert [event.at_s for event in found] == list(range(5, 25))
 
 
 def test_an_event_that_the_registry_cannot_keep_stands_in_the_log(

@@ -4,6 +4,7 @@ import asyncio
 import pickle
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray import cloudpickle
@@ -17,6 +18,7 @@ from thornback.deployments.transport import (
     Lines,
     SentBefore,
     SentOnce,
+    ServeTransport,
     Unsent,
     answers_within,
     fault_of,
@@ -135,3 +137,79 @@ def test_others_are_reached_by_serves_handle(
 
     asyncio.run(main())
     assert caplog.text.count("no line to other files") == 1
+
+
+class FakeHandle:
+    """Stands for Serve's handle of a pool: notes what it is to carry, and where."""
+
+    def __init__(self, *_: str) -> None:
+        self.sent: list[tuple[dict[str, Any], Any]] = []
+        self._options: dict[str, Any] = {}
+
+    def _init(self, **_: object) -> None:
+        pass
+
+    def options(self, **options: Any) -> "FakeHandle":
+        other = FakeHandle()
+        other.sent, other._options = self.sent, options
+        return other
+
+    def remote(self, message: object) -> AsyncGenerator[bytes, None]:
+        self.sent.append((self._options, message))
+        return answers(b"by Serve")
+
+
+@pytest.fixture
+def transport(monkeypatch: pytest.MonkeyPatch) -> ServeTransport:
+    monkeypatch.setattr("ray.serve.handle.DeploymentHandle", FakeHandle)
+    return ServeTransport("thornback.local.text", "here")
+
+
+def handed(transport: ServeTransport) -> list[tuple[dict[str, Any], Any]]:
+    """What Serve's handle was given: the options of each message, and the message."""
+    handle: Any = transport._handle
+    sent: list[tuple[dict[str, Any], Any]] = handle.sent
+    return sent
+
+
+@pytest.mark.parametrize("by_reference", [False, True])
+def test_serve_cannot_replay_what_one_replica_may_have_begun(
+    transport: ServeTransport, by_reference: bool
+) -> None:
+    for _ in range(2):  # the second goes by the handle that is kept
+        transport.send("a", b"calls", by_reference=by_reference)
+    for options, message in handed(transport):
+        assert (options["multiplexed_model_id"], options["_by_reference"]) == ("a", by_reference)
+        assert pickle.loads(pickle.dumps(message)) == b"calls"
+        with pytest.raises(SentBefore):
+            pickle.dumps(message)
+    assert len(handed(transport)) == 2
+
+
+def test_serve_may_replay_what_any_replica_may_have(transport: ServeTransport) -> None:
+    transport.send("", b"greeting")
+    ((_, message),) = handed(transport)
+    assert [pickle.loads(pickle.dumps(message)) for _ in range(2)] == [b"greeting"] * 2
+
+
+def test_a_send_takes_the_line_where_one_is_open(transport: ServeTransport, tmp_path: Path) -> None:
+    async def answer_of(**options: bool) -> bytes:
+        return await anext(aiter(transport.send("a", b"by line", **options)))
+
+    async def main() -> None:
+        server = LineServer(answers)
+        await server.listen(tmp_path / "s")
+        transport.met(replica("a", tmp_path / "s"))
+        assert await answer_of() == b"by Serve"
+        await opened(transport._lines)
+        assert await answer_of() == b"by line"
+        # What is large or read slowly would hold up what else is on the line.
+        assert await answer_of(by_reference=True) == await answer_of(alone=True) == b"by Serve"
+        assert len(handed(transport)) == 3
+        await server.drain()
+        await asyncio.sleep(0)  # its end of the socket is closed in the next round
+        with pytest.raises(LineRefused):
+            await answer_of()
+        assert len(handed(transport)) == 3
+
+    asyncio.run(main())
