@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ def measure_step(server: Server, point: Point, run: int, *, pool: str) -> Measur
     """From one client to all at once, on a cluster that has seen no other load."""
     assert isinstance(server, Variant)
     server.begin_anew()
-    before = server.replicas()
+    before, began_at_s = server.replicas(), time.time()
     step_s = max(point.load.warm_up_s, BEFORE_S)
     ran = run_crowd(
         server,
@@ -36,16 +37,20 @@ def measure_step(server: Server, point: Point, run: int, *, pool: str) -> Measur
     began_s = [call.began_s for call in ran.calls if call.pid not in before]
     extra = {
         "first_new_s": min(began_s, default=math.inf) - ran.from_s,
-        "decisions_up": float(len(decisions_up(server.status(), pool))),
+        "decisions_up": float(len(decisions_up(server.status(), pool, began_at_s))),
         "replicas": ran.replicas[-1][1],
     }
     return as_measured(server, point, run, ran, extra, clients=_asked(ran))
 
 
-def decisions_up(status: dict[str, Any], pool: str) -> list[str]:
-    """What led to each time that the pool grew, in words, beyond its first replicas."""
+def decisions_up(status: dict[str, Any], pool: str, since_s: float) -> list[str]:
+    """What led to each time that the pool grew, in words, beyond its first replicas.
+
+    Args:
+        since_s: Seconds since 1970; earlier ones are another run's.
+    """
     found = status["pools"][pool]["decisions"]
-    facts = [(each["text"], each["facts"]) for each in found]
+    facts = [(each["text"], each["facts"]) for each in found if each["facts"]["at_s"] >= since_s]
     return [text for text, fact in facts if 0 < fact["before"] < fact["after"]]
 
 

@@ -71,9 +71,12 @@ def test_an_ideal_pool_has_whole_replicas_within_its_bounds(clients: int, replic
 
 
 def test_growing_beyond_the_first_replicas_is_a_decision_up() -> None:
-    facts = [(0, 1), (1, 4), (4, 2)]
-    found = [{"text": f"{a}→{b}", "facts": {"before": a, "after": b}} for a, b in facts]
-    assert decisions_up({"pools": {"work": {"decisions": found}}}, "work") == ["1→4"]
+    facts = [(5.0, 1, 3), (10.0, 0, 1), (11.0, 1, 4), (30.0, 4, 2)]
+    found = [
+        {"text": f"{a}→{b}", "facts": {"at_s": at_s, "before": a, "after": b}}
+        for at_s, a, b in facts
+    ]
+    assert decisions_up({"pools": {"work": {"decisions": found}}}, "work", 10.0) == ["1→4"]
 
 
 def test_metrics_of_a_gateway_that_ended_do_not_count() -> None:
