@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from thornback.cluster.messages import HostState
@@ -49,7 +49,7 @@ class Transport(Protocol):
         ...
 
     def is_gone(self, replica_id: str) -> bool:
-        """Whether a replica is known to have ended; what is still heard of it is old."""
+        """Whether a replica is known to take no more; what is still heard of it is old."""
         ...
 
     def send(
@@ -101,16 +101,22 @@ class ServeTransport:
         self._lines.met(state)
 
     def is_gone(self, replica_id: str) -> bool:
-        return self._lines.is_lost(replica_id)
+        line = self._lines.to(replica_id)
+        return line is not None and not line.is_open
 
     def send(
         self, replica_id: str, message: bytes, *, by_reference: bool = False, alone: bool = False
     ) -> Stream:
-        if self.is_gone(replica_id):
+        line = self._lines.to(replica_id)
+        if line is not None and not line.is_open:
             return Unsent()
-        line = None if by_reference or alone else self._lines.to(replica_id)
-        if line is not None:
-            return line.send(message)
+        if not (by_reference or alone):
+            if line is not None:
+                return line.send(message)
+            if (opening := self._lines.opening(replica_id)) is not None:
+                # Not by handle meanwhile: of a replica that is new Serve may not know the name,
+                # offer the message to another, and find that it cannot leave a second time.
+                return SentAfter(opening, lambda: self.send(replica_id, message))
         handle = self._sends.get((replica_id, by_reference))
         if handle is None:
             handle = self._addressed("send", replica_id, stream=True, by_reference=by_reference)
@@ -164,8 +170,32 @@ def _has_failed(task: asyncio.Task[Any]) -> bool:
 MAX_HANDLES = 256
 
 
+class SentAfter:
+    """The stream of a message that is sent when its way has been made."""
+
+    def __init__(self, way: asyncio.Task[None], send: Callable[[], Stream]) -> None:
+        self._way = way
+        self._send = send
+        self._stream: Stream | None = None
+        self._cancelled = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        await asyncio.wait([self._way])
+        if self._cancelled:
+            return
+        self._stream = self._send()
+        async for answer in self._stream:
+            yield answer
+
+    def cancel(self) -> None:
+        """Nobody waits for more."""
+        self._cancelled = True
+        if self._stream is not None:
+            self._stream.cancel()
+
+
 class Unsent:
-    """The stream of a message that was not sent, because its replica has ended."""
+    """The stream of a message that was not sent, because its replica takes no more."""
 
     def __aiter__(self) -> Unsent:
         return self
@@ -175,7 +205,7 @@ class Unsent:
         Raises:
             LineRefused: always.
         """
-        raise LineRefused("the replica has ended")
+        raise LineRefused("the replica takes no more")
 
     def cancel(self) -> None:
         """There is nothing to cancel."""
@@ -188,31 +218,31 @@ class Lines:
         self._node_id = node_id
         self._lines: dict[str, Line | None] = {}
         """By id of the replica; None where one is being opened, or could not be."""
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: dict[str, asyncio.Task[None]] = {}
 
     def to(self, replica_id: str) -> Line | None:
-        """The line to a replica, where there is one that takes sends."""
-        line = self._lines.get(replica_id)
-        return line if line is not None and line.is_open else None
+        """The line to a replica, where there is one. Once it takes no sends it never will again."""
+        return self._lines.get(replica_id)
 
-    def is_lost(self, replica_id: str) -> bool:
-        """Whether there was a line to a replica, which has ended."""
-        line = self._lines.get(replica_id)
-        return line is not None and line.is_lost
+    def opening(self, replica_id: str) -> asyncio.Task[None] | None:
+        """What ends when the line to a replica is open or cannot be, until then."""
+        return self._opening.get(replica_id)
 
     def met(self, state: HostState) -> None:
         """A replica said something: if it is the first time, open a line to it."""
         if state.node_id != self._node_id or not state.line or state.replica_id in self._lines:
             return
         if len(self._lines) >= MAX_HANDLES:
-            self._lines = {known: line for known, line in self._lines.items() if self.to(known)}
+            self._lines = {
+                known: line for known, line in self._lines.items() if line and line.is_open
+            }
         self._lines[state.replica_id] = None
         # Of no request's context, because Serve would end it with that request.
         task = asyncio.create_task(
             self._open(state.replica_id, state.line), context=contextvars.Context()
         )
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        self._opening[state.replica_id] = task
+        task.add_done_callback(lambda _: self._opening.pop(state.replica_id))
 
     async def _open(self, replica_id: str, path: str) -> None:
         try:

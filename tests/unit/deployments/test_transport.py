@@ -94,7 +94,7 @@ async def answers(message: bytes) -> AsyncGenerator[bytes, None]:
 async def opened(lines: Lines) -> None:
     """Until every line is open that can be."""
     while lines._opening:
-        await asyncio.gather(*lines._opening)
+        await asyncio.gather(*lines._opening.values())
 
 
 def test_a_replica_on_this_machine_is_reached_by_a_line(tmp_path: Path) -> None:
@@ -103,18 +103,19 @@ def test_a_replica_on_this_machine_is_reached_by_a_line(tmp_path: Path) -> None:
         await server.listen(tmp_path / "s")
         assert lines.to("a") is None
         lines.met(replica("a", tmp_path / "s"))
-        assert lines.to("a") is None  # until it is open Serve's handle is the way
+        assert lines.to("a") is None
+        assert lines.opening("a") is not None
         await opened(lines)
+        assert lines.opening("a") is None
         line = lines.to("a")
         assert line is not None
         assert [answer async for answer in line.send(b"one")] == [b"one"]
         lines.met(replica("a", tmp_path / "s"))
         assert lines.to("a") is line
-        assert not lines.is_lost("a")
+        assert line.is_open
         await server.drain()
-        assert lines.to("a") is None
-        await asyncio.sleep(0)  # its end of the socket is closed in the next round
-        assert lines.is_lost("a")
+        assert lines.to("a") is line
+        assert not line.is_open
 
     asyncio.run(main())
 
@@ -132,7 +133,7 @@ def test_others_are_reached_by_serves_handle(
         await opened(lines)
         others = ("elsewhere", "older", "other files")
         assert [lines.to(name) for name in others] == [None] * 3
-        assert not any(lines.is_lost(name) for name in others)
+        assert [lines.opening(name) for name in others] == [None] * 3
         await server.drain()
 
     asyncio.run(main())
@@ -200,16 +201,43 @@ def test_a_send_takes_the_line_where_one_is_open(transport: ServeTransport, tmp_
         server = LineServer(answers)
         await server.listen(tmp_path / "s")
         transport.met(replica("a", tmp_path / "s"))
-        assert await answer_of() == b"by Serve"
-        await opened(transport._lines)
         assert await answer_of() == b"by line"
         # What is large or read slowly would hold up what else is on the line.
         assert await answer_of(by_reference=True) == await answer_of(alone=True) == b"by Serve"
-        assert len(handed(transport)) == 3
+        assert len(handed(transport)) == 2
         await server.drain()
-        await asyncio.sleep(0)  # its end of the socket is closed in the next round
-        with pytest.raises(LineRefused):
-            await answer_of()
-        assert len(handed(transport)) == 3
+        assert transport.is_gone("a")
+        for options in ({}, {"by_reference": True}, {"alone": True}):
+            with pytest.raises(LineRefused):
+                await answer_of(**options)
+        assert len(handed(transport)) == 2
+
+    asyncio.run(main())
+
+
+def test_a_send_waits_for_a_line_that_is_being_opened(
+    transport: ServeTransport, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        server = LineServer(answers)
+        await server.listen(tmp_path / "s")
+        transport.met(replica("a", tmp_path / "s"))
+        cancelled, sent = transport.send("a", b"one"), transport.send("a", b"two")
+        cancelled.cancel()
+        assert [answer async for answer in cancelled] == []
+        assert [answer async for answer in sent] == [b"two"]
+        assert handed(transport) == []
+        await server.drain()
+
+    asyncio.run(main())
+
+
+def test_where_no_line_can_be_opened_serves_handle_is_the_way(
+    transport: ServeTransport, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        transport.met(replica("a", tmp_path / "missing"))
+        assert [answer async for answer in transport.send("a", b"one")] == [b"by Serve"]
+        assert not transport.is_gone("a")
 
     asyncio.run(main())
