@@ -107,11 +107,10 @@ class ServeTransport:
     def send(
         self, replica_id: str, message: bytes, *, by_reference: bool = False, alone: bool = False
     ) -> Stream:
-        line = self._lines.to(replica_id)
-        if line is not None and not line.is_open:
+        if self.is_gone(replica_id):
             return Unsent()
         if not (by_reference or alone):
-            if line is not None:
+            if (line := self._lines.to(replica_id)) is not None:
                 return line.send(message)
             if (opening := self._lines.opening(replica_id)) is not None:
                 # Not by handle meanwhile: of a replica that is new Serve may not know the name,

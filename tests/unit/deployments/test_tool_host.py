@@ -631,18 +631,24 @@ def test_no_more_calls_are_admitted_than_there_are_slots(cluster: Cluster) -> No
     assert (first.host.slots, first.host.free, first.host.running) == (2, 0, 2)
 
 
+def waiting(begun: asyncio.Semaphore, finish: asyncio.Event) -> Any:
+    """A tool called `waits`, which says that it has begun and waits until it may finish."""
+
+    @tool
+    async def waits() -> str:
+        """Wait until it may finish."""
+        begun.release()
+        await finish.wait()
+        return "finished"
+
+    return waits
+
+
 def test_one_call_is_cancelled_and_its_neighbour_finishes(cluster: Cluster) -> None:
     async def calls() -> tuple[HostState, list[Replies]]:
         finish, begun = asyncio.Event(), asyncio.Semaphore(0)
 
-        @tool
-        async def waits() -> str:
-            """Wait until it may finish."""
-            begun.release()
-            await finish.wait()
-            return "finished"
-
-        host = await warm(cluster.host(echo, waits))
+        host = await warm(cluster.host(echo, waiting(begun, finish)))
         both = asyncio.create_task(shared(host, named("waits", 1), named("waits", 2)))
         await begun.acquire()
         await begun.acquire()
@@ -663,14 +669,7 @@ def test_a_call_that_comes_twice_under_one_name_keeps_no_slot(cluster: Cluster) 
     async def calls() -> tuple[HostState, list[Replies], list[Replies]]:
         finish, begun = asyncio.Event(), asyncio.Semaphore(0)
 
-        @tool
-        async def waits() -> str:
-            """Wait until it may finish."""
-            begun.release()
-            await finish.wait()
-            return "finished"
-
-        host = await warm(cluster.host(echo, waits))
+        host = await warm(cluster.host(echo, waiting(begun, finish)))
         first = asyncio.create_task(shared(host, named("waits", 1)))
         await begun.acquire()
         second = asyncio.create_task(shared(host, named("waits", 1)))
