@@ -64,9 +64,14 @@ class Flight:
         self._facts = facts
         self._loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
-        self._limit: asyncio.TimerHandle
+        self._timer: asyncio.TimerHandle
+        """Goes off at the limit or before: a limit that moves back leaves it as it is."""
         self._limit_s = message.queue_timeout_s
         """Seconds until the limit, from when it was set."""
+        self._limit_at = 0.0
+        """Moment of the limit, on the loop's clock."""
+        self._patient_until = 0.0
+        """Moment when it is asked why the call waits."""
         self._waits = Starting("no host took the call")
         self._said_waiting = False
         self._asking: asyncio.Task[None] | None = None
@@ -78,15 +83,16 @@ class Flight:
             Unavailable: nobody took the call, or its host died.
             ToolTimeout: it was still running at its deadline.
         """
-        patience = self._loop.call_later(PATIENCE_S, self._ask_why)
-        self._limit = self._loop.call_later(self.message.queue_timeout_s, self._expire)
+        began = self._loop.time()
+        self._limit_at = began + self._limit_s
+        self._patient_until = began + PATIENCE_S
+        self._timer = self._loop.call_at(min(self._limit_at, self._patient_until), self._ring)
         try:
             return await self._outcome
         except TimeoutError:
             raise self._too_late() from None
         finally:
-            patience.cancel()
-            self._limit.cancel()
+            self._timer.cancel()
             if self._asking is not None:
                 self._asking.cancel()
             carrier, over, self.state = self.carrier, self.state == "done", "done"
@@ -113,10 +119,12 @@ class Flight:
             self._begins()
 
     def _begins(self) -> None:
-        self._limit.cancel()
         if not self._outcome.done():
             self._limit_s = self.message.remaining_s
-            self._limit = self._loop.call_later(self._limit_s, self._expire)
+            self._limit_at = self._loop.time() + self._limit_s
+            if self._limit_at < self._timer.when():
+                self._timer.cancel()
+                self._timer = self._loop.call_at(self._limit_at, self._ring)
 
     def hear(self, reply: Event | Outcome) -> None:
         """Its host said something."""
@@ -170,9 +178,16 @@ class Flight:
             self.waits(diagnosis)
             await asyncio.sleep(PATIENCE_S)
 
-    def _expire(self) -> None:
-        if not self._outcome.done():
-            self._outcome.set_exception(TimeoutError())
+    def _ring(self) -> None:
+        """It is time to ask why the call waits, or to give it up; or that time has moved."""
+        now = self._loop.time()
+        if now >= self._limit_at:
+            if not self._outcome.done():
+                self._outcome.set_exception(TimeoutError())
+            return
+        if self._asking is None and now >= self._patient_until:
+            self._ask_why()
+        self._timer = self._loop.call_at(self._limit_at, self._ring)
 
     def _too_late(self) -> Unavailable | ToolTimeout:
         """What the deadline means, from how far the call came."""

@@ -23,6 +23,7 @@ from thornback.cluster.messages import (
     Refused,
     failed,
 )
+from thornback.deployments.at_once import AtOnceOrWithin
 from thornback.deployments.batcher import Batcher
 from thornback.deployments.call_book import CallBook
 from thornback.deployments.counted_threads import CountedThreads
@@ -84,7 +85,9 @@ class HostedCall:
         self._task = asyncio.create_task(self._live())
 
     def cancel(self) -> None:
-        """Nobody waits for it any more."""
+        """Nobody waits for it any more, if it is not over."""
+        if self._task.done():
+            return
         self._given_up = True
         if self._context is not None:
             self._context.cancel()
@@ -147,12 +150,13 @@ class HostedCall:
     async def _outcome(self, tool: Tool, context: ToolContext) -> Outcome:
         call = self._call
         try:
-            async with asyncio.timeout(call.remaining_s):
-                if tool.batch is None:
-                    return await run(tool, call.arguments, context, self._at.threads)
-                return await self._at.batcher.run(
+            if tool.batch is None:
+                outcome = run(tool, call.arguments, context, self._at.threads)
+            else:
+                outcome = self._at.batcher.run(
                     tool, call.arguments, context, call.batch, call.repeatable
                 )
+            return await AtOnceOrWithin(call.remaining_s, outcome)
         except TimeoutError:
             return failed(ToolTimeout(call.tool, round(call.remaining_s, 1)))
         except asyncio.CancelledError:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import types
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from thornback.cluster.errors import HeaderMismatch, HttpRefusal, InvalidRequest
+from thornback.deployments.at_once import AtOnceOrWithin
 from thornback.deployments.clock import Clock
 
-T = TypeVar("T")
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
@@ -227,7 +226,7 @@ async def next_piece(receive: Receive, clock: Clock, latest: float) -> tuple[byt
         ClientGone: if the client went away.
     """
     try:
-        message = await _AtOnceOrWithin(BODY_PAUSE_S, receive())
+        message = await AtOnceOrWithin(BODY_PAUSE_S, receive())
     except TimeoutError:
         raise HttpRefusal(408, "the body stopped coming", {"Connection": "close"}) from None
     if message["type"] == "http.disconnect":
@@ -235,47 +234,6 @@ async def next_piece(receive: Receive, clock: Clock, latest: float) -> tuple[byt
     if clock.monotonic() > latest:
         raise HttpRefusal(408, "the body came too slowly", {"Connection": "close"})
     return message.get("body", b""), message.get("more_body", False)
-
-
-class _AtOnceOrWithin(Generic[T]):
-    """Awaits something that is nearly always there, with a time limit for when it is not.
-
-    A time limit costs more than all else about reading a small body, and is not needed for what
-    does not wait. So the first step is done here, and only one that waits gets a limit.
-    """
-
-    def __init__(self, seconds: float, awaitable: Awaitable[T]) -> None:
-        self._seconds = seconds
-        self._awaitable = awaitable
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        steps = self._awaitable.__await__()
-        try:
-            waits_for = next(steps)
-        except StopIteration as done:
-            found: T = done.value
-            return found
-        return (yield from self._limited(_resumed(steps, waits_for)).__await__())
-
-    async def _limited(self, rest: Awaitable[T]) -> T:
-        async with asyncio.timeout(self._seconds):
-            return await rest
-
-
-@types.coroutine
-def _resumed(steps: Generator[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
-    """The rest of `steps`, which wait at this moment."""
-    try:
-        while True:
-            try:
-                sent = yield waits_for
-            except BaseException as error:
-                waits_for = steps.throw(error)
-            else:
-                waits_for = steps.send(sent)
-    except StopIteration as done:
-        found: T = done.value
-        return found
 
 
 def ending(receive: Receive) -> Receive:

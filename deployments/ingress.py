@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import uvicorn.config
 from starlette.middleware import Middleware
 
 from thornback.deployments.http_edge import Receive, Scope
 from thornback.deployments.replies import Send
 
+PROTOCOL = "thornback.deployments.http_protocol:GatewayProtocol"
 SERVES_PATHS = "/-/"
 """Health checks of HAProxy, which hear from Serve alone that a replica is taken away."""
 
@@ -47,7 +49,11 @@ class Ingress:
 
 
 def middlewares() -> list[Any]:
-    """What Serve puts around its own application, the outermost last."""
+    """What Serve puts around its own application, the outermost last.
+
+    Asked before Serve makes the server, for whose protocol it has no option.
+    """
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = PROTOCOL
     return [Middleware(Ingress)]
 
 

@@ -56,6 +56,9 @@ class InputRequired(BaseException):
         self.state = state
 
 
+_objects = msgspec.json.Decoder(dict[str, Any])
+
+
 class _Carried(msgspec.Struct, omit_defaults=True):
     """What `requestState` holds between two rounds of a call."""
 
@@ -91,7 +94,7 @@ class ToolContext:
         """What log lines name the call by. Its client may have chosen it: it need not be unique."""
         self.principal = principal
         """Who the call is for."""
-        self.capabilities: dict[str, Any] = msgspec.json.decode(capabilities, type=dict[str, Any])
+        self.capabilities: dict[str, Any] = _objects.decode(capabilities)
         """What the client declared with this call, in wire names."""
         self.max_result_bytes = max_result_bytes
         self._timeout_s = remaining_s
@@ -104,7 +107,7 @@ class ToolContext:
         self.input_responses: dict[str, Answer] = carried.answers
         """The client's answers in all rounds of this call so far, by key; not checked."""
         if input_responses is not None:
-            self.input_responses |= msgspec.json.decode(input_responses, type=dict[str, Any])
+            self.input_responses |= _objects.decode(input_responses)
         self._emit = emit
         self._progress_wanted = progress_wanted
         self._least_level = None if log_level is None else LEVELS.index(log_level)
@@ -112,7 +115,9 @@ class ToolContext:
         self._progress = float("-inf")
         self._items = 0
         self._asked = 0
-        self._cancelled = threading.Event()
+        self._cancelled = False
+        self._woken: threading.Event | None = None
+        """What the tool sleeps on; made by the first who does."""
 
     @classmethod
     def of(cls, message: CallMessage, emit: Callable[[Event], None]) -> ToolContext:
@@ -142,11 +147,14 @@ class ToolContext:
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits for the result any more. An `async` tool gets `CancelledError`."""
-        return self._cancelled.is_set()
+        return self._cancelled
 
     def cancel(self) -> None:
         """Tell the tool that nobody waits any more. For hosts."""
-        self._cancelled.set()
+        self._cancelled = True
+        with self._lock:
+            if self._woken is not None:
+                self._woken.set()
 
     def check(self) -> None:
         """Return while the call is wanted: what a loop in a plain function calls now and then.
@@ -162,7 +170,11 @@ class ToolContext:
 
     def sleep(self, seconds: float) -> None:
         """Wait in a plain function, and no longer than the call is wanted; raises as `check`."""
-        self._cancelled.wait(min(seconds, self.remaining_s))
+        with self._lock:
+            if self._woken is None:
+                self._woken = threading.Event()
+        if not self._cancelled:
+            self._woken.wait(min(seconds, self.remaining_s))
         self.check()
 
     # --- reports ----------------------------------------------------------------------------------
