@@ -24,14 +24,15 @@ MEMORY = "thornback"
 """Key in the policy's state, which Serve keeps until the pool is deployed anew."""
 
 
-def autoscaling_stats(running: int, held: Mapping[str, int]) -> dict[str, float]:
+def autoscaling_stats(running: float, held: Mapping[str, int]) -> dict[str, float]:
     """What a host's `record_autoscaling_stats` returns.
 
     Args:
-        running: Calls that this replica has accepted and not finished.
+        running: Calls that this replica had accepted and not finished, on average since its last
+            report.
         held: Calls that wait for any replica of the pool, by the gateway that holds them.
     """
-    return {CALLS: float(running), HELD: float(sum(held.values()))}
+    return {CALLS: running, HELD: float(sum(held.values()))}
 
 
 def calls(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:

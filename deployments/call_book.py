@@ -20,8 +20,9 @@ SILENCE_S = 3.0
 class Load(NamedTuple):
     """What a replica has to do, for a policy that decides how many replicas there shall be."""
 
-    running: int
-    """Slots in use here."""
+    running: float
+    """Slots in use here, on average since the load was told last: calls that came together also end
+    together, and what is in use at one moment says little of the next."""
     held: dict[str, int]
     """Calls that wait for the pool in each gateway, by its name. Every replica of the pool is told
     the same number, so that it counts once for the pool."""
@@ -54,6 +55,9 @@ class CallBook:
         self._served: dict[str, int] = {}
         self._admitted = 0
         self._total = 0
+        self._told_at = self._summed_at = clock.monotonic()
+        """When the load was told last, and until when slot seconds are summed since."""
+        self._slot_s = 0.0
 
     @property
     def in_use(self) -> int:
@@ -72,6 +76,9 @@ class CallBook:
         """Take a slot, if there is one."""
         if self.in_use >= self.slots:
             return False
+        now = self._sum()
+        if not self._admitted:  # before its first call a replica was not idle, it was not asked
+            self._told_at = now
         self._total += 1
         self._admitted += 1
         self._running[gateway] = self._running.get(gateway, 0) + 1
@@ -80,6 +87,7 @@ class CallBook:
 
     def done(self, gateway: str) -> None:
         """A call that was admitted is over."""
+        self._sum()
         self._total -= 1
         self._running[gateway] -= 1
         if not self._running[gateway]:
@@ -96,7 +104,18 @@ class CallBook:
         return shares(free, wishes)[gateway]
 
     def load(self) -> Load:
-        return Load(self.in_use, self._waiting())
+        """What there was to do since this was asked last."""
+        now = self._sum()
+        seconds, slot_s = now - self._told_at, self._slot_s
+        self._told_at, self._slot_s = now, 0.0
+        return Load(slot_s / seconds if seconds > 0 else self.in_use, self._waiting())
+
+    def _sum(self) -> float:
+        """Sum slot seconds until now, before something changes; gives the moment."""
+        now = self._clock.monotonic()
+        self._slot_s += self.in_use * (now - self._summed_at)
+        self._summed_at = now
+        return now
 
     def _forget(self, gateway: str) -> None:
         if gateway not in self._running and gateway not in self._held:

@@ -60,6 +60,36 @@ def test_no_slot_is_kept_for_a_gateway_that_has_fallen_silent() -> None:
     assert book.load() == Load(0, {})
 
 
+def test_the_load_is_what_ran_on_average_since_it_was_told_last() -> None:
+    clock = FakeClock()
+    book = CallBook(clock, 8)
+    clock.advance(60.0)  # which is not time in which it did nothing
+    for _ in range(4):
+        book.admit("a")
+    clock.advance(0.75)
+    for _ in range(4):
+        book.done("a")
+    clock.advance(0.25)
+    assert book.load().running == 3.0
+    assert book.load().running == 0  # in no time, and nothing runs
+    clock.advance(1.0)
+    assert book.load().running == 0.0
+
+
+def test_a_call_that_came_this_moment_is_in_the_load() -> None:
+    book = CallBook(FakeClock(), 8)
+    book.admit("a")
+    assert book.load().running == 1
+
+
+def test_a_thread_that_outlived_its_call_is_in_the_load() -> None:
+    clock = FakeClock()
+    book = CallBook(clock, 8)
+    book.strays = 2
+    clock.advance(1.0)
+    assert book.load().running == 2.0
+
+
 @given(
     st.integers(0, 20),
     st.dictionaries(
