@@ -78,7 +78,18 @@ _PATIENCE: Mapping[str, str] = {
     "RAY_agent_register_timeout_ms": "120000",
 }
 
-_AS_THE_OPERATOR_SAYS: Mapping[str, str] = {**_LOG_SIZES, **_FAILED_ENVIRONMENTS, **_PATIENCE}
+_SYSLOG: Mapping[str, str] = {
+    # HAProxy tells it of each request, whether or not anybody listens, and gateways have their own
+    # log. One in a million is as near to none as the directive comes.
+    "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000000",
+}
+
+_AS_THE_OPERATOR_SAYS: Mapping[str, str] = {
+    **_LOG_SIZES,
+    **_FAILED_ENVIRONMENTS,
+    **_PATIENCE,
+    **_SYSLOG,
+}
 """What an operator may set otherwise in the environment of `up`."""
 
 FORKABLE: Mapping[str, str] = {"OPENBLAS_NUM_THREADS": "1"}
@@ -170,7 +181,7 @@ def cluster_environment(
     kept = {
         key: value
         for key, value in own.items()
-        if not key.startswith(_OF_ANOTHER_RAY + _OF_A_CALLER)
+        if key in _SYSLOG or not key.startswith(_OF_ANOTHER_RAY + _OF_A_CALLER)
     }
     path = [str(paths.site), *filter(None, [own.get("PYTHONPATH")])]
     return {**_AS_THE_OPERATOR_SAYS, **kept, **settings, "PYTHONPATH": os.pathsep.join(path)}

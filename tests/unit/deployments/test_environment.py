@@ -89,6 +89,12 @@ def test_logs_are_bounded_as_the_operator_says() -> None:
     assert environment_of(config_of(), own)["RAY_ROTATION_MAX_BYTES"] == "7"
 
 
+def test_haproxy_tells_syslog_of_requests_only_where_the_operator_says_so() -> None:
+    assert " sample 1:1000000" in environment_of(config_of())["RAY_SERVE_HAPROXY_LOG_TARGET"]
+    own = {"RAY_SERVE_HAPROXY_LOG_TARGET": "10.0.0.2:514"}
+    assert environment_of(config_of(), own)["RAY_SERVE_HAPROXY_LOG_TARGET"] == "10.0.0.2:514"
+
+
 def test_the_token_itself_is_in_no_environment() -> None:
     config = config_of(state_dir="/state")
     assert environment_of(config)["RAY_AUTH_TOKEN_PATH"] == "/state/ray_token"
