@@ -30,7 +30,7 @@ class GatewayProtocol(HttpToolsProtocol):
     """One connection."""
 
     def on_headers_complete(self) -> None:
-        gateway = Ingress.gateway
+        gateway: Any = Ingress.gateway
         plain = self.url == MCP and gateway is not None and not self.root_path
         if not plain or self.parser.should_upgrade():
             super().on_headers_complete()
