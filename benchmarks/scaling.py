@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,9 +36,11 @@ def measure_step(server: Server, point: Point, run: int, *, pool: str) -> Measur
         wanted=lambda since_s: 1 if since_s < step_s else math.inf,
     )
     began_s = [call.began_s for call in ran.calls if call.pid not in before]
+    decided = decisions_up(server.status(), pool, began_at_s)
+    print(*decided, sep="\n", file=sys.stderr, flush=True)
     extra = {
         "first_new_s": min(began_s, default=math.inf) - ran.from_s,
-        "decisions_up": float(len(decisions_up(server.status(), pool, began_at_s))),
+        "decisions_up": float(len(decided)),
         "replicas": ran.replicas[-1][1],
     }
     return as_measured(server, point, run, ran, extra, clients=_asked(ran))
