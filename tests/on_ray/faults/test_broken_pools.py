@@ -93,9 +93,11 @@ def test_status_names_the_reason_of_each(broken: HurtCluster) -> None:
 
 def test_a_package_that_does_not_exist_is_told_soon(broken: HurtCluster) -> None:
     told = (broken.home / "told").read_text("utf-8")
-    (looked_s,) = re.findall(r"([\d.]+) s +looking for tools", told)
+    # On a machine that is busy every pool is known late. What must not be added to that is the
+    # minute for which Ray waits for an environment, so it is held beside a module that is missing.
+    (missing_s,) = re.findall(r"([\d.]+) s  ! pool missing is broken: ", told)
     ((at_s, why),) = re.findall(r"([\d.]+) s  ! pool absent is broken: (.*)", told)
-    assert float(at_s) - float(looked_s) < KNOWN_WITHIN_S, told
+    assert float(at_s) - float(missing_s) < KNOWN_WITHIN_S, told
     assert why == f"runtime_env: No matching distribution found for {ABSENT}"
 
 
