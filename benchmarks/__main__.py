@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks import report
 from benchmarks.bars import judged
-from benchmarks.measuring import CountDiffers, Measured, Point, plan
+from benchmarks.measuring import Failure, Measured, NotHeld, Point, measure_each, plan
 from benchmarks.servers import (
     PEER_COMMANDS,
     SHIPPED,
@@ -51,7 +51,7 @@ def main() -> int:
         return 2
     try:
         run(options.workload, options)
-    except (ThornbackError, NotStarted, CountDiffers) as error:
+    except (ThornbackError, NotStarted, NotHeld) as error:
         print(f"{options.workload}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -111,8 +111,7 @@ def run(name: str, options: argparse.Namespace) -> None:
 
     Raises:
         NotStarted: a server did not come up.
-        WrongAnswers: a server answered wrongly.
-        CountDiffers: the tools counted other calls than were answered.
+        NotHeld: ours answered wrongly, or its tools counted other calls than were answered.
     """
     workload = WORKLOADS[name]
     document = yaml.safe_load(workload.config.read_text("utf-8"))
@@ -122,7 +121,6 @@ def run(name: str, options: argparse.Namespace) -> None:
         if not options.point or point.label in options.point
     ]
     print(_difference(workload, document), flush=True)
-    measured: list[Measured] = []
     with ExitStack() as stack:
         peers = [peer for peer in workload.peers if peer not in options.without]
         servers: list[Server] = [stack.enter_context(started_peer(peer)) for peer in peers]
@@ -133,16 +131,17 @@ def run(name: str, options: argparse.Namespace) -> None:
             if not options.variant or variant in options.variant
         ]
         several = len(workload.variants) > 1
-        for number, point, server in plan(points, servers, options.runs, changing_is_slow=several):
-            server.ready()
-            done = workload.measure(server, point, number)
-            print(_line(done), file=sys.stderr, flush=True)
-            measured.append(done)
+        steps = plan(points, servers, options.runs, changing_is_slow=several)
+        measured, failures = measure_each(
+            steps, workload.measure, _tell, may_fail=lambda server: server.name in peers
+        )
     measured.sort(key=lambda m: [server.name for server in servers].index(m.server))
     bars = judged(workload.bars, measured)
-    text = report.text(points, measured, bars, runs=options.runs, warm_up_s=options.warm_up)
+    text = report.text(
+        points, measured, bars, failures, runs=options.runs, warm_up_s=options.warm_up
+    )
     print(text)
-    report.write_results(options.out, name, text, points, measured, bars)
+    report.write_results(options.out, name, text, points, measured, bars, failures)
     print(f"\nraw results and plot: {options.out / name}.json, .svg")
 
 
@@ -165,12 +164,16 @@ def _difference(workload: Workload, document: dict[str, object]) -> str:
     return "\n".join(parts)
 
 
-def _line(done: Measured) -> str:
-    figures = done.figures
-    return (
-        f"run {done.run + 1}, {done.point}, {done.server}: {figures.calls_per_s:.0f} calls/s, "
-        f"p50 {figures.latency_ms(50):.2f} ms, p99 {figures.latency_ms(99):.2f} ms"
-    )
+def _tell(done: Measured | Failure) -> None:
+    if isinstance(done, Failure):
+        found = f"FAILED: {done.why}"
+    else:
+        figures = done.figures
+        found = (
+            f"{figures.calls_per_s:.0f} calls/s, "
+            f"p50 {figures.latency_ms(50):.2f} ms, p99 {figures.latency_ms(99):.2f} ms"
+        )
+    print(f"run {done.run + 1}, {done.point}, {done.server}: {found}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import msgspec
 
 from benchmarks.accounting import Process, on_the_way, spent
 from benchmarks.servers import Server
-from thornback.deployments.load import Figures, Load
+from thornback.deployments.load import Figures, Load, WrongAnswers
 from thornback.deployments.load_wrk import run_wrk
 
 T = TypeVar("T")
@@ -24,6 +24,22 @@ class CountDiffers(Exception):
 
     def __init__(self, server: str, counted: int, answered: int) -> None:
         super().__init__(f"{server}: its tools counted {counted} calls, {answered} were answered")
+
+
+class NotHeld(Exception):
+    """A server did not do right what it was asked to do under a load."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.server}, {failure.point}: {failure.why}")
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """What came in place of a measurement: there are no figures of answers that were wrong."""
+
+    server: str
+    point: str
+    run: int
+    why: str
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +135,40 @@ def measure(server: Server, point: Point, run: int) -> Measured:
         unique_bytes=unique_bytes,
         extra=memory_per_connection(load.connections, sum(unique_bytes.values()) - idle_bytes),
     )
+
+
+def measure_each(
+    steps: Iterable[tuple[int, Point, Server]],
+    measure: Callable[[Server, Point, int], Measured],
+    tell: Callable[[Measured | Failure], None],
+    *,
+    may_fail: Callable[[Server], bool],
+) -> tuple[list[Measured], list[Failure]]:
+    """Measure every step of a plan.
+
+    Args:
+        tell: Called with each as it is known.
+        may_fail: Whether a server's failure is a result like another, as that of a peer is.
+
+    Raises:
+        NotHeld: one that may not fail answered wrongly, or its tools counted other calls.
+    """
+    measured: list[Measured] = []
+    failures: list[Failure] = []
+    for run, point, server in steps:
+        server.ready()
+        try:
+            done = measure(server, point, run)
+        except (WrongAnswers, CountDiffers) as error:
+            failure = Failure(server.name, point.label, run, str(error))
+            if not may_fail(server):
+                raise NotHeld(failure) from error
+            failures.append(failure)
+            tell(failure)
+        else:
+            measured.append(done)
+            tell(done)
+    return measured, failures
 
 
 def memory_per_connection(connections: int, grown_bytes: int) -> dict[str, float]:

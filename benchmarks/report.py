@@ -14,7 +14,7 @@ import msgspec
 from benchmarks.accounting import ROLES, is_on_the_way
 from benchmarks.bars import Judged
 from benchmarks.bars import table as bar_table
-from benchmarks.measuring import Measured, Point, medians
+from benchmarks.measuring import Failure, Measured, Point, medians
 
 COLUMNS = {
     "calls_per_s": ("calls/s", "{:.0f}"),
@@ -62,6 +62,7 @@ def text(
     points: Sequence[Point],
     measured: Sequence[Measured],
     bars: Sequence[Judged] = (),
+    failures: Sequence[Failure] = (),
     *,
     runs: int,
     warm_up_s: float,
@@ -72,6 +73,8 @@ def text(
     )
     cpu = cpu_table(points, measured)
     parts = ["", table(points, measured), "", legend]
+    if failures:
+        parts += ["", failure_list(failures)]
     if cpu:
         parts += ["", "CPU microseconds a call, by role:", cpu]
     if bars:
@@ -97,6 +100,14 @@ def table(points: Sequence[Point], measured: Sequence[Measured]) -> str:
             cells = [_cell(name, figures) for name in shown]
             lines.append("| " + " | ".join([_labelled(point), server, *compared, *cells]) + " |")
     return "\n".join(lines)
+
+
+def failure_list(failures: Sequence[Failure]) -> str:
+    """What was not measured, a line for each load and server."""
+    why = {(f.point, f.server): f.why for f in reversed(failures)}  # the first is told
+    times = Counter((f.point, f.server) for f in failures)
+    lines = [f"  {p}, {s}, {n} times: {why[p, s]}" for (p, s), n in times.items()]
+    return "\n".join(["Failed, so that there are no figures of it:", *lines])
 
 
 def _cell(name: str, figures: Mapping[str, float]) -> str:
@@ -175,6 +186,7 @@ def write_results(
     points: Sequence[Point],
     measured: Sequence[Measured],
     bars: Sequence[Judged] = (),
+    failures: Sequence[Failure] = (),
 ) -> None:
     """The table, every single measurement, and the plot, in one directory."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -186,6 +198,7 @@ def write_results(
         "points": points,
         "measured": measured,
         "bars": bars,
+        "failures": failures,
     }
     (directory / f"{name}.json").write_bytes(msgspec.json.encode(raw))
     plotted = plot_series if any(m.series for m in measured) else plot

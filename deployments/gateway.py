@@ -230,7 +230,7 @@ class Gateway:
         self._running = RunningCalls()
         self._listening = Listening()
         self._registry = connect(cluster)
-        self._mirror = CatalogMirror(self._registry, self._clock)
+        self._mirror = CatalogMirror(self._registry)
         self._draining: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> GatewayApp:

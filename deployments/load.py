@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from thornback.cluster.errors import ThornbackError
+from thornback.cluster.revisions import MODERN
 
 FRESH = "@"
 """Stands in `Load.arguments` and `Load.expected` for the text of a request."""
@@ -44,7 +45,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """Of the endpoint."""
     tools: tuple[str, ...] = ("echo",)
     """Called in turn."""
-    revision: str = "2026-07-28"
+    revision: str = MODERN.name
     """In an older one requests say no more of themselves than a header, and open no session."""
     method: str = "tools/call"
     """Another one is sent without parameters, and `tools` says only what its figures are called."""

@@ -21,10 +21,9 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from thornback.cluster.errors import ClusterNotRunning, ThornbackError
+from thornback.cluster.revisions import MODERN, REVISIONS
 
-PROTOCOL_VERSION = "2026-07-28"
-OLDER_VERSIONS = ("2025-11-25", "2025-06-18")
-"""In which a request says its revision by header alone."""
+PROTOCOL_VERSION = MODERN.name
 CONNECT_TIMEOUT_S = 5.0
 NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 """Methods whose `Mcp-Name` header repeats a parameter."""
@@ -73,7 +72,7 @@ class McpClient:
     ) -> None:
         """
         Args:
-            revision: `PROTOCOL_VERSION`, or one of `OLDER_VERSIONS`.
+            revision: `PROTOCOL_VERSION`, or an older one: its requests say it by header alone.
         """
         self.url = url
         """Of `/mcp`."""
@@ -205,7 +204,7 @@ def headers_of(revision: str, method: str, named: object | None) -> dict[str, st
         "Accept": "application/json, text/event-stream",
         "MCP-Protocol-Version": revision,
     }
-    if revision not in OLDER_VERSIONS:
+    if REVISIONS[revision].modern:
         headers["Mcp-Method"] = method
         if named is not None:
             headers["Mcp-Name"] = header_value(str(named))
@@ -214,7 +213,7 @@ def headers_of(revision: str, method: str, named: object | None) -> dict[str, st
 
 def meta_of(revision: str) -> dict[str, Any]:
     """What each request says of its client in `_meta`; nothing in older revisions."""
-    if revision in OLDER_VERSIONS:
+    if not REVISIONS[revision].modern:
         return {}
     return {
         "io.modelcontextprotocol/protocolVersion": revision,

@@ -17,7 +17,6 @@ from typing import Protocol
 from thornback.cluster.catalog import Catalog
 from thornback.cluster.errors import RegistryUnavailable
 from thornback.cluster.news import News
-from thornback.deployments.clock import Clock
 
 POLL_S = 10.0
 """Seconds that one watch waits at the registry for a change."""
@@ -44,14 +43,11 @@ class CatalogMirror:
     def __init__(
         self,
         registry: RegistryReader,
-        clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._registry = registry
-        self._clock = clock
         self._sleep = sleep
         self._catalog = Catalog.empty()
-        self._heard_at = clock.monotonic()
         self._listeners: list[Listener] = []
         self._moved = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
@@ -59,12 +55,6 @@ class CatalogMirror:
     @property
     def catalog(self) -> Catalog:
         return self._catalog
-
-    @property
-    def age_s(self) -> float:
-        """Seconds since the registry last confirmed this catalog; up to `POLL_S` when all is well,
-        for a watch is answered when something changes or its time is over."""
-        return self._clock.monotonic() - self._heard_at
 
     def on_change(self, listener: Listener) -> None:
         """Call `listener` with every later change of content, on the event loop, in order."""
@@ -122,7 +112,6 @@ class CatalogMirror:
                 await self._sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 continue
-            self._heard_at = self._clock.monotonic()
             pause_s = FIRST_PAUSE_S
 
     async def _hear(self) -> None:

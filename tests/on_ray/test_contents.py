@@ -23,7 +23,6 @@ from thornback.cluster.blob_actor import (
 from thornback.cluster.errors import ContentDamaged, ContentUnavailable, StoreError
 from thornback.cluster.principals import Caller, Principal
 from thornback.cluster.resources import ContentFiles, sha256_of
-from thornback.deployments.clock import SystemClock
 from thornback.deployments.contents import ContentReader
 from thornback.deployments.mirror import CatalogMirror
 from thornback.deployments.uploads import Uploads
@@ -170,7 +169,7 @@ def test_what_is_uploaded_through_one_gateway_outlives_every_actor_and_is_read_t
 
     @asynccontextmanager
     async def gateway() -> AsyncIterator[Uploads]:
-        mirror = CatalogMirror(connect(NAMESPACE), SystemClock())
+        mirror = CatalogMirror(connect(NAMESPACE))
         await mirror.start()
         client = BlobClient(NAMESPACE)
         reader = ContentReader(client)

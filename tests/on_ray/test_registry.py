@@ -29,7 +29,6 @@ from thornback.cluster.errors import (
 )
 from thornback.cluster.journal import Journal, Write
 from thornback.cluster.registry import edit_of
-from thornback.deployments.clock import SystemClock
 from thornback.deployments.mirror import CatalogMirror
 
 
@@ -63,7 +62,7 @@ def test_a_killed_registry_comes_back_as_it_was_and_its_mirrors_go_on(
         await registry.note("probes", "kept", b"yes")
         keys = await registry.keys()
         before = await registry.info()
-        mirror = CatalogMirror(connect(registry.namespace), SystemClock())
+        mirror = CatalogMirror(connect(registry.namespace))
         await mirror.start()
         assert mirror.catalog.version == written
 

@@ -6,15 +6,19 @@ import pytest
 from benchmarks.accounting import Process
 from benchmarks.measuring import (
     CountDiffers,
+    Failure,
     Measured,
+    NotHeld,
     Point,
     check_count,
+    measure_each,
     medians,
     memory_per_connection,
     plan,
     rounds,
 )
-from thornback.deployments.load import Load
+from benchmarks.servers import Server
+from thornback.deployments.load import Load, WrongAnswers
 
 
 class Counting:
@@ -34,6 +38,9 @@ class Counting:
 
     def unique_bytes(self) -> dict[str, int]:
         return {}
+
+    def replicas(self) -> set[int]:
+        return set()
 
     def counted(self) -> int:
         return self._calls
@@ -109,3 +116,29 @@ def test_a_measurement_can_be_written_down(tmp_path: Path) -> None:
 
     written = msgspec.json.encode(one())
     assert msgspec.json.decode(written, type=Measured) == one()
+
+
+def broken_in_its_second_run(server: Server, point: Point, run: int) -> Measured:
+    if run == 1:
+        raise WrongAnswers(0, 0, 16, "")
+    return one(server=server.name, point=point.label, run=run)
+
+
+def test_what_a_peer_cannot_do_is_told_and_the_others_are_measured() -> None:
+    told: list[Measured | Failure] = []
+    steps = [(run, LOADS[0], Counting(0)) for run in range(3)]
+    measured, failures = measure_each(
+        steps, broken_in_its_second_run, told.append, may_fail=lambda server: True
+    )
+    assert [m.run for m in measured] == [0, 2]
+    why = "0 wrong answers, 0 requests without one, 16 broken connections"
+    assert failures == [Failure("counting", "1", 1, why)]
+    assert told == [measured[0], failures[0], measured[1]]
+
+
+def test_what_ours_cannot_do_ends_it_with_the_name_of_server_and_load() -> None:
+    steps = [(run, LOADS[0], Counting(0)) for run in range(3)]
+    with pytest.raises(NotHeld, match=r"^counting, 1: 0 wrong .* 16 broken connections$"):
+        measure_each(
+            steps, broken_in_its_second_run, lambda done: None, may_fail=lambda server: False
+        )

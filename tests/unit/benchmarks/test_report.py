@@ -6,7 +6,7 @@ import msgspec
 
 from benchmarks import report
 from benchmarks.bars import Judged
-from benchmarks.measuring import Measured, Point
+from benchmarks.measuring import Failure, Measured, Point
 from thornback.deployments.load import Load
 
 POINTS = [
@@ -50,6 +50,13 @@ def test_each_row_compares_with_the_first_server_of_its_load() -> None:
         ["c=64 (ideal 400/s)", "bare", "1.00", "+0.00", "200"],
         ["c=64 (ideal 400/s)", "cluster", "2.50", "+0.00", "500"],
     ]
+
+
+def test_what_failed_stands_under_the_table() -> None:
+    failures = [Failure("fastmcp", "c=64", run, f"{16 + run} broken") for run in (0, 2)]
+    found = report.text(POINTS, MEASURED, (), failures, runs=3, warm_up_s=1)
+    assert "no figures of it:\n  c=64, fastmcp, 2 times: 16 broken\n" in found
+    assert "Failed" not in report.text(POINTS, MEASURED, runs=3, warm_up_s=1)
 
 
 def test_what_the_way_adds_is_the_difference_of_the_middle_latencies() -> None:

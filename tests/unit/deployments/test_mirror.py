@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.fakes import FakeClock
 from thornback.cluster.catalog import Catalog, ToolSpec
 from thornback.cluster.errors import RegistrationError, RegistryUnavailable
 from thornback.cluster.journal import Journal
@@ -102,17 +101,12 @@ Run = Callable[..., None]
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def pauses() -> Pauses:
     return Pauses()
 
 
 @pytest.fixture
-def run(tmp_path: Path, clock: FakeClock, pauses: Pauses) -> Iterator[Run]:
+def run(tmp_path: Path, pauses: Pauses) -> Iterator[Run]:
     """Runs a scenario with a registry that offers `a`, and a mirror of it."""
     opened: list[NearRegistry] = []
 
@@ -121,7 +115,7 @@ def run(tmp_path: Path, clock: FakeClock, pauses: Pauses) -> Iterator[Run]:
             registry = NearRegistry(tmp_path / "store", log_changes)
             opened.append(registry)
             registry.offer("a")
-            mirror = CatalogMirror(registry, clock, pauses)
+            mirror = CatalogMirror(registry, pauses)
             if started:
                 await mirror.start()
             await scenario(registry, mirror)
@@ -256,16 +250,6 @@ def test_a_listener_that_fails_stops_neither_the_mirror_nor_the_others(
 
     run(scenario)
     assert caplog.text.count("a listener of the catalog failed") == 2
-
-
-def test_the_age_counts_from_the_registrys_last_word(run: Run, clock: FakeClock) -> None:
-    async def scenario(registry: NearRegistry, mirror: CatalogMirror) -> None:
-        clock.advance(7)
-        assert mirror.age_s == 7
-        await mirror.wait_for(registry.offer("b"), timeout_s=10)
-        await until(lambda: mirror.age_s == 0)
-
-    run(scenario)
 
 
 def test_a_mirror_that_hears_nothing_says_so_and_can_be_started_later(run: Run) -> None:
