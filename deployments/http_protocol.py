@@ -132,7 +132,7 @@ def _head(start: Any, defaults: Iterable[tuple[bytes, bytes]], length: int) -> b
     """
     lines = [STATUS_LINE[start["status"]]]
     fits = False
-    for name, value in (*defaults, *start["headers"]):
+    for name, value in (*defaults, *start.get("headers", ())):
         if name == b"content-length":
             fits = value == b"%d" % length
         elif name in (b"connection", b"transfer-encoding") or HEADER_VALUE_RE.search(value):

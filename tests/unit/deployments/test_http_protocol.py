@@ -132,6 +132,7 @@ ANSWERS: dict[str, tuple[dict[str, Any], ...]] = {
     "whole": WHOLE,
     "empty": (start((b"content-length", b"0"), status=202), body(b"")),
     "of unknown length": (start((b"content-type", b"text/plain")), body(b"true")),
+    "without headers": (START, body(b"true")),
     "stream": (start(), body(b"one", more=True), body(b"two")),
     "that closes": (start(*KNOWN_LENGTH), body(b"true", more=True), body(b"")),
     "that says so": (start((b"connection", b"close"), *KNOWN_LENGTH), body(b"true")),
