@@ -131,11 +131,11 @@ def _head(start: Any, defaults: Iterable[tuple[bytes, bytes]], length: int) -> b
         length: Of the body, in bytes.
     """
     lines = [STATUS_LINE[start["status"]]]
-    fits = False
+    has_length = False
     for name, value in (*defaults, *start.get("headers", ())):
         if name == b"content-length":
-            fits = value == b"%d" % length
+            has_length = value == b"%d" % length
         elif name in (b"connection", b"transfer-encoding") or HEADER_VALUE_RE.search(value):
             return None
         lines += (name, b": ", value, b"\r\n")
-    return b"".join(lines) if fits else None
+    return b"".join(lines) if has_length else None
