@@ -64,8 +64,10 @@ class Flight:
         self._facts = facts
         self._loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
-        self._timer: asyncio.TimerHandle
+        self._timer: asyncio.Handle
         """Goes off at the limit or before: a limit that moves back leaves it as it is."""
+        self._rings_at = 0.0
+        """When it goes off. Not all handles know: uvloop's of under half a millisecond do not."""
         self._limit_s = message.queue_timeout_s
         """Seconds until the limit, from when it was set."""
         self._limit_at = 0.0
@@ -86,7 +88,7 @@ class Flight:
         began = self._loop.time()
         self._limit_at = began + self._limit_s
         self._patient_until = began + PATIENCE_S
-        self._timer = self._loop.call_at(min(self._limit_at, self._patient_until), self._ring)
+        self._ring_at(min(self._limit_at, self._patient_until))
         try:
             return await self._outcome
         except TimeoutError:
@@ -122,9 +124,9 @@ class Flight:
         if not self._outcome.done():
             self._limit_s = self.message.remaining_s
             self._limit_at = self._loop.time() + self._limit_s
-            if self._limit_at < self._timer.when():
+            if self._limit_at < self._rings_at:
                 self._timer.cancel()
-                self._timer = self._loop.call_at(self._limit_at, self._ring)
+                self._ring_at(self._limit_at)
 
     def hear(self, reply: Event | Outcome) -> None:
         """Its host said something."""
@@ -178,16 +180,22 @@ class Flight:
             self.waits(diagnosis)
             await asyncio.sleep(PATIENCE_S)
 
+    def _ring_at(self, moment: float) -> None:
+        self._rings_at = moment
+        self._timer = self._loop.call_at(moment, self._ring)
+
     def _ring(self) -> None:
         """It is time to ask why the call waits, or to give it up; or that time has moved."""
         now = self._loop.time()
         if now >= self._limit_at:
             if not self._outcome.done():
                 self._outcome.set_exception(TimeoutError())
-            return
-        if self._asking is None and now >= self._patient_until:
-            self._ask_why()
-        self._timer = self._loop.call_at(self._limit_at, self._ring)
+        elif now < self._patient_until:
+            self._ring_at(min(self._limit_at, self._patient_until))
+        else:
+            if self._asking is None:
+                self._ask_why()
+            self._ring_at(self._limit_at)
 
     def _too_late(self) -> Unavailable | ToolTimeout:
         """What the deadline means, from how far the call came."""

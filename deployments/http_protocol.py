@@ -11,6 +11,7 @@ written here: parsing, timeouts, pipelining, streams.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,28 @@ from uvicorn.protocols.http.httptools_impl import (
 from thornback.deployments.ingress import Ingress
 
 MCP = b"/mcp"
+_OF_A_CYCLE = frozenset(
+    {
+        "scope",
+        "transport",
+        "flow",
+        "logger",
+        "access_logger",
+        "access_log",
+        "default_headers",
+        "message_event",
+        "expect_100_continue",
+        "keep_alive",
+        "on_response",
+    }
+)
+
+
+def fits() -> bool:
+    """Whether this uvicorn is made as the one that this is written for: what is overridden here
+    is no promise of its, and nothing that Thornback installs asks for one version."""
+    made_of = inspect.signature(RequestResponseCycle).parameters.keys()
+    return made_of == _OF_A_CYCLE and hasattr(HttpToolsProtocol, "_start_asgi_task")
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -94,6 +117,7 @@ class _Cycle(RequestResponseCycle):
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
         self.transport.writelines((head, end, body))
         self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
@@ -107,11 +131,11 @@ def _head(start: Any, defaults: Iterable[tuple[bytes, bytes]], length: int) -> b
         length: Of the body, in bytes.
     """
     lines = [STATUS_LINE[start["status"]]]
-    fits = False
-    for name, value in (*defaults, *start["headers"]):
+    has_length = False
+    for name, value in (*defaults, *start.get("headers", ())):
         if name == b"content-length":
-            fits = value == b"%d" % length
+            has_length = value == b"%d" % length
         elif name in (b"connection", b"transfer-encoding") or HEADER_VALUE_RE.search(value):
             return None
         lines += (name, b": ", value, b"\r\n")
-    return b"".join(lines) if fits else None
+    return b"".join(lines) if has_length else None

@@ -10,14 +10,18 @@ with an HTTP server, where `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` names it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import uvicorn
 import uvicorn.config
 from starlette.middleware import Middleware
 
 from thornback.deployments.http_edge import Receive, Scope
 from thornback.deployments.replies import Send
+
+logger = logging.getLogger(__name__)
 
 PROTOCOL = "thornback.deployments.http_protocol:GatewayProtocol"
 SERVES_PATHS = "/-/"
@@ -53,8 +57,23 @@ def middlewares() -> list[Any]:
 
     Asked before Serve makes the server, for whose protocol it has no option.
     """
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = PROTOCOL
+    if _protocol_fits():
+        uvicorn.config.HTTP_PROTOCOLS["auto"] = PROTOCOL
+    else:
+        logger.warning(
+            "uvicorn %s is made otherwise than Thornback knows it: answers are as they are "
+            "elsewhere, at some more CPU a call",
+            uvicorn.__version__,
+        )
     return [Middleware(Ingress)]
+
+
+def _protocol_fits() -> bool:
+    try:  # it imports this module, and parts of uvicorn that others may not have
+        from thornback.deployments.http_protocol import fits
+    except ImportError:
+        return False
+    return fits()
 
 
 def is_asked() -> bool:

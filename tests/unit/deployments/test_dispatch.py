@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
+import uvloop
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import DeploymentUnavailableError
@@ -984,6 +985,37 @@ def test_a_pool_that_can_never_start_is_told_at_once(monkeypatch: pytest.MonkeyP
         assert caller.transport.sends[0].cancelled
 
     run(scenario())
+
+
+@pytest.mark.usefixtures("impatient_channel")
+def test_why_a_call_waits_is_asked_also_after_its_time_in_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flight, "PATIENCE_S", 0.06)
+
+    async def scenario() -> None:
+        caller = Caller(LAPTOP)
+        task, _ = await met(caller, call(1, remaining_s=NEVER_S, queue_timeout_s=0.03))
+        assert isinstance(await failure(task), PoolInfeasible)
+
+    run(scenario())
+
+
+def test_a_call_is_admitted_in_the_very_moment_of_its_limit() -> None:
+    """Serve's replicas run on uvloop, where what is that near is no timer."""
+
+    async def scenario() -> Outcome:
+        facts = ClusterFacts(FakeClock(), lambda: BIG)
+        one = flight.Flight(call(1, queue_timeout_s=0.0001), lambda _: None, POOL, facts)
+        landing = asyncio.create_task(one.land())
+        await asyncio.sleep(0)
+        one.acknowledged(Acknowledged(WIRE_VERSION, "r1", 1))
+        await asyncio.sleep(0.01)
+        one.hear(DONE)
+        return await landing
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(scenario()) == DONE
 
 
 def test_a_call_that_waits_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,27 +68,42 @@ def start(*headers: tuple[bytes, bytes], status: int = 200) -> dict[str, Any]:
     return {**START, "status": status, "headers": list(headers)}
 
 
+def connected(
+    kind: type[HttpToolsProtocol], app: Any
+) -> tuple[HttpToolsProtocol, Pieces, set[Any]]:
+    """A connection, its other end, and the requests that are answered."""
+    config = uvicorn.Config(
+        app, lifespan="off", proxy_headers=False, ws="none", access_log=False, log_config=None
+    )
+    config.load()
+    state = ServerState()
+    state.default_headers = [(b"server", b"uvicorn")]
+    protocol, transport = kind(config, state, {}), Pieces()
+    protocol.connection_made(transport)
+    return protocol, transport, state.tasks
+
+
 def served(kind: type[HttpToolsProtocol], app: Any, *requests: bytes) -> Pieces:
     """What one connection was answered that sent this."""
 
     async def serve() -> Pieces:
-        config = uvicorn.Config(
-            app, lifespan="off", proxy_headers=False, ws="none", access_log=False, log_config=None
-        )
-        config.load()
-        state = ServerState()
-        state.default_headers = [(b"server", b"uvicorn")]
-        protocol, transport = kind(config, state, {}), Pieces()
-        protocol.connection_made(transport)
+        protocol, transport, tasks = connected(kind, app)
         for request in requests:
             protocol.data_received(request)
-        while state.tasks:
-            await asyncio.wait(set(state.tasks))
+        while tasks:
+            await asyncio.wait(set(tasks))
             await asyncio.sleep(0)
         protocol.connection_lost(None)
         return transport
 
     return asyncio.run(serve())
+
+
+async def unread(scope: Any, receive: Any, send: Any) -> None:
+    """An application that answers before it reads."""
+    for message in WHOLE:
+        await send(message)
+    await receive()
 
 
 @contextlib.contextmanager
@@ -117,6 +132,7 @@ ANSWERS: dict[str, tuple[dict[str, Any], ...]] = {
     "whole": WHOLE,
     "empty": (start((b"content-length", b"0"), status=202), body(b"")),
     "of unknown length": (start((b"content-type", b"text/plain")), body(b"true")),
+    "without headers": (START, body(b"true")),
     "stream": (start(), body(b"one", more=True), body(b"two")),
     "that closes": (start(*KNOWN_LENGTH), body(b"true", more=True), body(b"")),
     "that says so": (start((b"connection", b"close"), *KNOWN_LENGTH), body(b"true")),
@@ -167,6 +183,54 @@ def test_what_is_not_for_the_gateway_goes_to_serve() -> None:
     served(GatewayProtocol, serve, POST)  # a process without a gateway
     assert [scope["path"] for scope in serve.asked] == ["/-/healthz", "/mcp"]
     assert not ours.asked
+
+
+def test_nobody_is_told_to_go_on_who_has_the_answer() -> None:
+    request = REQUESTS["that waits to be told to go on"]
+    theirs = served(HttpToolsProtocol, unread, request)
+    with gateway(unread):
+        ours = served(GatewayProtocol, App(), request)
+    assert b"".join(ours.written) == b"".join(theirs.written)
+    assert b"100 Continue" not in ours.written[-1]
+
+
+def test_an_answer_waits_for_a_client_that_does_not_read() -> None:
+    async def serve() -> tuple[list[bytes], list[bytes]]:
+        protocol, transport, tasks = connected(GatewayProtocol, App())
+        protocol.pause_writing()
+        protocol.data_received(POST)
+        await asyncio.wait(set(tasks), timeout=0.01)
+        before = list(transport.written)
+        protocol.resume_writing()
+        await asyncio.wait(set(tasks))
+        protocol.connection_lost(None)
+        return before, transport.written
+
+    with gateway(unread):
+        before, after = asyncio.run(serve())
+    assert not before
+    assert b"".join(after).endswith(b"\r\n\r\ntrue")
+
+
+def test_nothing_is_written_to_a_client_that_has_gone() -> None:
+    async def serve() -> list[bytes]:
+        protocol, transport, tasks = connected(GatewayProtocol, App())
+        protocol.data_received(POST)
+        protocol.connection_lost(None)
+        await asyncio.wait(set(tasks))
+        return transport.written
+
+    with gateway(unread):
+        assert not asyncio.run(serve())
+
+
+def test_a_uvicorn_that_is_made_otherwise_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One before 0.45, say, which Ray and the SDK are content with."""
+    own = "uvicorn.protocols.http.auto:AutoHTTPProtocol"
+    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", own)
+    monkeypatch.delattr(HttpToolsProtocol, "_start_asgi_task")
+    middlewares()
+    assert HTTP_PROTOCOLS["auto"] == own
 
 
 def test_servers_that_serve_makes_speak_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ from thornback.deployments import spans, tracing
 from thornback.deployments.spans import Spans, provider_of
 from thornback.deployments.tool_host import ReplicaFacts, ToolHost
 from thornback.deployments.tracing import Service, Tracing, encoded
-from thornback.tools import Batch, ToolFailure, tool
+from thornback.tools import Batch, ToolContext, ToolFailure, tool
 from thornback.tools.definition import tool_of
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -399,6 +399,19 @@ def test_an_error_is_told_by_its_class_alone(
     for span in traced.spans:
         assert not span.events
         assert "hunter2" not in span.to_json()
+
+
+def test_a_question_to_the_user_is_told_and_is_no_error(traced: Traced) -> None:
+    @tool
+    def asking(ctx: ToolContext) -> str:
+        """Ask for a colour."""
+        return str(ctx.elicit("Which colour?", {"colour": str}))
+
+    answered = traced.call(asking, capabilities={"elicitation": {"form": {}}})
+    assert answered.result["resultType"] == "input_required"
+    ran = traced.one("execute_tool asking")
+    assert dict(ran.attributes or {})["thornback.input_needed"] is True
+    assert all(span.status.status_code is StatusCode.UNSET for span in traced.spans)
 
 
 def test_a_tool_that_nobody_offers_gives_no_span_its_name(traced: Traced) -> None:

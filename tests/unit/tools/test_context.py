@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import msgspec
@@ -53,6 +55,15 @@ def test_the_deadline_is_a_moment_and_the_remaining_time_runs_down_to_zero() -> 
 
 
 def test_a_cancelled_call_wakes_a_sleeping_tool() -> None:
+    ctx = context(remaining_s=60)
+    began_s = time.monotonic()
+    threading.Timer(0.05, ctx.cancel).start()
+    with pytest.raises(CallCancelled):
+        ctx.sleep(30)
+    assert time.monotonic() - began_s < 15
+
+
+def test_a_call_that_was_cancelled_before_does_not_sleep() -> None:
     ctx = context()
     ctx.cancel()
     assert ctx.cancelled
