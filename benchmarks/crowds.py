@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import time
@@ -161,8 +162,9 @@ def measure_added(
         await asyncio.gather(asyncio.to_thread(add), wait_for_it())
 
     ran = run_crowd(server, point, run, work_s=work_s, during=during)
-    has_share_s = share_s(ran.calls, before, to)
-    return as_measured(server, point, run, ran, {"share_s": max(0.0, has_share_s - there_s[0])})
+    old, new = running_in(ran.calls, before)
+    extra = {"share_s": max(0.0, share_s(old, new, len(before), to) - there_s[0])}
+    return as_measured(server, point, run, ran, extra, others=old, added=new)
 
 
 def _running(server: Variant, pool: str) -> int:
@@ -171,22 +173,28 @@ def _running(server: Variant, pool: str) -> int:
     return sum(replica["state"] == "RUNNING" for replica in replicas)
 
 
-def share_s(calls: Iterable[Call], before: set[int], replicas: int) -> float:
-    """The moment from which the replicas that were not there before run their share.
-
-    Raises:
-        ValueError: they never do.
-    """
+def running_in(calls: Iterable[Call], before: set[int]) -> tuple[Seen, Seen]:
+    """How many calls ran at once in the replicas that were there before, and in others."""
     steps: dict[bool, list[tuple[float, float]]] = defaultdict(list)
     for call in calls:
         steps[call.pid in before].append((call.began_s, call.ended_s))
-    old, new = at_once(steps[True]), at_once(steps[False])
-    wanted = SHARE * (replicas - len(before)) / replicas
+    return at_once(steps[True]), at_once(steps[False])
+
+
+def share_s(old: Seen, new: Seen, before: int, replicas: int) -> float:
+    """The moment from which the replicas that were not there before run their share; infinite if
+    they never do.
+
+    Args:
+        old, new: How many calls ran at once in the `before` replicas, and in the others.
+        replicas: How many there are with those.
+    """
+    wanted = SHARE * (replicas - before) / replicas
     for moment, number in new:
         others = within(old, moment, moment + LOOK_S)[0][1] if old else 0.0
         if number >= wanted * (number + others):
             return moment
-    raise ValueError("the replica that was added never had its share")
+    return math.inf
 
 
 # --- limits ---------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 
 from benchmarks.clients import Call
 from benchmarks.counters import calls_in, grown
-from benchmarks.crowds import busy, parted, share_s, spread
+from benchmarks.crowds import busy, parted, running_in, share_s, spread
 from benchmarks.scaling import PERIOD_S, decisions_up, ideal_replica_s, wave
 from benchmarks.streaming import StreamCheck
 from benchmarks.watching import at_once, changes, integral, mean, within
@@ -52,7 +54,18 @@ def test_a_replica_that_never_ran_a_call_spoils_the_shares() -> None:
 def test_a_new_replica_has_its_share_when_it_runs_as_much_as_the_others() -> None:
     old = [call(1, 0.0, 10.0), call(1, 0.0, 10.0)]
     new = [call(2, 5.0, 10.0), call(2, 6.0, 10.0)]
-    assert share_s([*old, *new], before={1}, replicas=2) == 6.0
+    seen = running_in([*old, *new], before={1})
+    assert seen == (
+        [(0.0, 1.0), (0.0, 2.0), (10.0, 1.0), (10.0, 0.0)],
+        [(5.0, 1.0), (6.0, 2.0), (10.0, 1.0), (10.0, 0.0)],
+    )
+    assert share_s(*seen, before=1, replicas=2) == 6.0
+
+
+def test_a_new_replica_that_never_has_its_share_has_it_after_infinite_time() -> None:
+    old = [call(1, 0.0, 10.0)] * 4
+    assert share_s(*running_in([*old, call(2, 5.0, 9.0)], {1}), before=1, replicas=2) == math.inf
+    assert share_s(*running_in(old, {1}), before=1, replicas=2) == math.inf
 
 
 def test_only_what_the_stopped_one_had_begun_may_wait() -> None:
