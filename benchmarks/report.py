@@ -89,14 +89,15 @@ def table(points: Sequence[Point], measured: Sequence[Measured]) -> str:
     heads = ["load", "server", "times", "added ms", *(COLUMNS[name][0] for name in shown)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for point in points:
-        base: dict[str, float] = {}
-        for server, runs in by_server(measured, point.label):
-            figures = medians(runs)
-            base = base or figures
-            compared = [
-                f"{figures['calls_per_s'] / base['calls_per_s']:.2f}",
-                f"{figures['p50_ms'] - base['p50_ms']:+.2f}",
-            ]
+        by_name = {name: medians(runs) for name, runs in by_server(measured, point.label)}
+        base = by_name.get(measured[0].server)  # a peer may have failed under this load alone
+        for server, figures in by_name.items():
+            compared = ["", ""]
+            if base is not None:
+                compared = [
+                    f"{figures['calls_per_s'] / base['calls_per_s']:.2f}",
+                    f"{figures['p50_ms'] - base['p50_ms']:+.2f}",
+                ]
             cells = [_cell(name, figures) for name in shown]
             lines.append("| " + " | ".join([_labelled(point), server, *compared, *cells]) + " |")
     return "\n".join(lines)

@@ -45,8 +45,7 @@ class CallBook:
     def __init__(self, clock: Clock, slots: int) -> None:
         self.slots = slots
         """Calls that may run at a time."""
-        self.strays = 0
-        """Slots taken by threads that outlived their calls."""
+        self._strays = 0
         self._clock = clock
         self._running: dict[str, int] = {}
         """Calls that run, by gateway."""
@@ -62,7 +61,7 @@ class CallBook:
     @property
     def in_use(self) -> int:
         """Slots in use."""
-        return self._total + self.strays
+        return self._total + self._strays
 
     def hear(self, gateway: str, held: int) -> None:
         """A gateway said how many calls wait in it."""
@@ -93,6 +92,12 @@ class CallBook:
         if not self._running[gateway]:
             del self._running[gateway]
             self._forget(gateway)
+
+    def stray(self, threads: int) -> None:
+        """So many slots are taken from now on by threads that outlived their calls."""
+        if threads != self._strays:
+            self._sum()
+            self._strays = threads
 
     def free_for(self, gateway: str) -> int:
         """Calls that a gateway may send now."""

@@ -236,7 +236,7 @@ class ToolHost:
         if threads:
             threads -= sum(call.in_thread for call in self._running.values())
             threads -= self._batcher.threads
-        self._book.strays = max(0, threads)
+        self._book.stray(max(0, threads))
         return self._book
 
     # --- what others ask --------------------------------------------------------------------------

@@ -52,6 +52,13 @@ def test_each_row_compares_with_the_first_server_of_its_load() -> None:
     ]
 
 
+def test_where_the_first_server_failed_nothing_is_compared() -> None:
+    *_, last = rows(
+        report.table(POINTS, [m for m in MEASURED if (m.server, m.point) != ("bare", "c=64")])
+    )
+    assert last[:5] == ["c=64 (ideal 400/s)", "cluster", "", "", "500"]
+
+
 def test_what_failed_stands_under_the_table() -> None:
     failures = [Failure("fastmcp", "c=64", run, f"{16 + run} broken") for run in (0, 2)]
     found = report.text(POINTS, MEASURED, (), failures, runs=3, warm_up_s=1)

@@ -17,7 +17,7 @@ def test_a_slot_is_taken_once_and_given_back() -> None:
 
 def test_a_thread_that_outlived_its_call_takes_a_slot() -> None:
     book = CallBook(FakeClock(), 2)
-    book.strays = 1
+    book.stray(1)
     assert (book.free_for("a"), book.in_use) == (1, 1)
 
 
@@ -85,9 +85,10 @@ def test_a_call_that_came_this_moment_is_in_the_load() -> None:
 def test_a_thread_that_outlived_its_call_is_in_the_load() -> None:
     clock = FakeClock()
     book = CallBook(clock, 8)
-    book.strays = 2
     clock.advance(1.0)
-    assert book.load().running == 2.0
+    book.stray(2)
+    clock.advance(3.0)
+    assert book.load().running == 1.5
 
 
 @given(
