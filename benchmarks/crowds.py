@@ -22,7 +22,7 @@ SHARE = 0.8
 STOPPED_S = 4.0
 STOPPED_LOAD_S = STOPPED_S + 4.0
 """Shortest load around a replica that stands still for `STOPPED_S`."""
-ADDED_LOAD_S = 12.0
+ADDED_LOAD_S = 20.0
 """Shortest load around a replica that is added."""
 LOOK_S = 0.1
 

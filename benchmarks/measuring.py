@@ -17,6 +17,7 @@ from thornback.deployments.load_wrk import run_wrk
 
 T = TypeVar("T")
 MANY_CONNECTIONS = 1000
+INTERRUPTED = "interrupted; nothing after it was measured"
 
 
 class CountDiffers(Exception):
@@ -144,7 +145,7 @@ def measure_each(
     *,
     may_fail: Callable[[Server], bool],
 ) -> tuple[list[Measured], list[Failure]]:
-    """Measure every step of a plan.
+    """Measure every step of a plan, or what of it is measured when the user interrupts it.
 
     Args:
         tell: Called with each as it is known.
@@ -156,9 +157,14 @@ def measure_each(
     measured: list[Measured] = []
     failures: list[Failure] = []
     for run, point, server in steps:
-        server.ready()
         try:
+            server.ready()
             done = measure(server, point, run)
+        except KeyboardInterrupt:
+            if not measured:
+                raise
+            failures.append(Failure(server.name, point.label, run, INTERRUPTED))
+            break
         except (WrongAnswers, CountDiffers) as error:
             failure = Failure(server.name, point.label, run, str(error))
             if not may_fail(server):

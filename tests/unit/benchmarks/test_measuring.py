@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.accounting import Process
 from benchmarks.measuring import (
+    INTERRUPTED,
     CountDiffers,
     Failure,
     Measured,
@@ -134,6 +135,22 @@ def test_what_a_peer_cannot_do_is_told_and_the_others_are_measured() -> None:
     why = "0 wrong answers, 0 requests without one, 16 broken connections"
     assert failures == [Failure("counting", "1", 1, why)]
     assert told == [measured[0], failures[0], measured[1]]
+
+
+def test_what_was_measured_before_an_interruption_is_not_lost() -> None:
+    def interrupted(server: Server, point: Point, run: int) -> Measured:
+        if run == 1:
+            raise KeyboardInterrupt
+        return one(server=server.name, point=point.label, run=run)
+
+    steps = [(run, LOADS[0], Counting(0)) for run in range(3)]
+    measured, failures = measure_each(
+        steps, interrupted, lambda done: None, may_fail=lambda server: False
+    )
+    assert [m.run for m in measured] == [0]
+    assert failures == [Failure("counting", "1", 1, INTERRUPTED)]
+    with pytest.raises(KeyboardInterrupt):  # there is nothing to show
+        measure_each(steps[1:], interrupted, lambda done: None, may_fail=lambda server: False)
 
 
 def test_what_ours_cannot_do_ends_it_with_the_name_of_server_and_load() -> None:
